@@ -1,0 +1,76 @@
+"""What routes ask for: the parts of the application, the body, the deadline."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, cast
+
+from fastapi import Depends, Request
+from starlette.requests import ClientDisconnect
+
+from app.errors import ProblemError
+from app.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from app.services.catalog import Catalog
+    from app.services.engine import InferenceEngine
+    from app.services.forecasting import ForecastService
+
+
+def settings_of(request: Request) -> ServiceSettings:
+    """The settings the application was built with."""
+    return cast(ServiceSettings, request.app.state.settings)
+
+
+def catalog_of(request: Request) -> Catalog:
+    """The application's models."""
+    return cast("Catalog", request.app.state.catalog)
+
+
+def engine_of(request: Request) -> InferenceEngine:
+    """The application's engine."""
+    return cast("InferenceEngine", request.app.state.engine)
+
+
+def forecasting_of(request: Request) -> ForecastService:
+    """The application's forecasting service."""
+    return cast("ForecastService", request.app.state.forecasting)
+
+
+def deadline_of(request: Request) -> float:
+    """`time.monotonic()` at which the request's time is up."""
+    return time.monotonic() + settings_of(request).request_timeout_seconds
+
+
+async def read_body(request: Request) -> bytes:
+    """Read the body, but never more than the settings allow.
+
+    Raises:
+        ProblemError: `body_too_large`, `content_encoding_unsupported` or `client_disconnected`.
+    """
+    limit = settings_of(request).max_body_bytes
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise ProblemError("content_encoding_unsupported", "Send the body without Content-Encoding.")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_large(limit)
+    chunks: list[bytes] = []
+    num_bytes = 0
+    try:
+        async for chunk in request.stream():
+            num_bytes += len(chunk)
+            if num_bytes > limit:
+                raise _too_large(limit)
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise ProblemError("client_disconnected", "The client left before its request was complete.") from None
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> ProblemError:
+    # The rest of the body is not read, so the connection cannot be used again.
+    detail = f"The body must be at most {limit} bytes. Send fewer series per request, or only context_length steps of each."
+    return ProblemError("body_too_large", detail, headers={"Connection": "close"})
+
+
+Deadline = Annotated[float, Depends(deadline_of)]

@@ -1,0 +1,62 @@
+"""`POST /forecast`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from app.dependencies import Deadline, forecasting_of, read_body
+from app.errors import ProblemError
+from app.schemas.forecast import ForecastResponse
+from app.schemas.problem import build_problem_docs
+from app.services.forecasting import ForecastService
+
+router = APIRouter(tags=["forecast"])
+
+DESCRIPTION = """
+Forecast many series in one request.
+
+- **Past**: `y` with `start` (and `freq`) or `ds`; null is missing. Only the last `context_length` steps are read.
+  A series the model was trained on may be asked for by `unique_id` alone: its forecast starts after the training data.
+- **Known-future covariates** cover `y` and the horizon: `len(y) + horizon` values (up to the model's horizon is
+  accepted). By `unique_id` alone: only the values of the horizon. `hist_exog` has `len(y)` values.
+- **`mean`** is the point forecast: the median of the predicted distribution.
+- **`level` and `quantiles`** are read off the trained levels, in between by interpolation; beyond the outermost trained
+  level nothing is invented: that is an error naming what there is.
+- One bad series does not sink the request: it carries its `error`, and `status` is `partial`. If nothing can be forecast
+  the answer is a 422.
+- Numbers must be finite; unknown fields are refused.
+"""
+
+
+@router.post(
+    "/forecast",
+    summary="Forecast series",
+    description=DESCRIPTION,
+    response_model=ForecastResponse,
+    responses=build_problem_docs(
+        "json_invalid", "model_not_found", "body_too_large", "too_many_series", "content_encoding_unsupported",
+        "request_invalid", "horizon_too_long", "level_unavailable", "nothing_to_forecast", "queue_full",
+        "internal_error", "model_unavailable", "not_ready", "draining", "deadline_exceeded",
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ForecastRequest"}}},
+        }
+    },
+)  # fmt: skip
+async def forecast(
+    request: Request, service: Annotated[ForecastService, Depends(forecasting_of)], deadline: Deadline
+) -> Response:
+    """Read, forecast, answer, all before the deadline."""
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            service.validate_open()
+            content = await service.forecast(await read_body(request), deadline)
+    except TimeoutError:
+        raise ProblemError("deadline_exceeded", "The request's time was up before its forecast was done.") from None
+    return Response(content, media_type="application/json")

@@ -1,0 +1,68 @@
+"""The last rows of the series a model was trained on: lets a client ask for a known series by name alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from models.bundle import Bundle
+from training.data.context import read_context
+
+
+@dataclass(frozen=True)
+class KnownSeries:
+    """Stored rows of one series, on the model's grid though not without gaps.
+
+    Attributes:
+        stamps: Microseconds since 1970, or integers.
+        y: Values, NaN where missing.
+        covariates: Values per covariate column, NaN or None where missing.
+    """
+
+    stamps: NDArray[np.int64]
+    y: NDArray[np.float64]
+    covariates: Mapping[str, Sequence[Any]]
+
+
+class ContextStore:
+    """Stored rows by series.
+
+    Args:
+        frame: Columns unique_id, ds, y and the covariates; None if the bundle keeps no context.
+    """
+
+    def __init__(self, frame: pd.DataFrame | None) -> None:
+        self._frame = frame
+        self._rows: Mapping[str, NDArray[np.intp]] = {}
+        if frame is not None:
+            self._rows = {str(name): rows for name, rows in frame.groupby("unique_id", sort=False).indices.items()}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, unique_id: str) -> KnownSeries | None:
+        """The rows of a series, oldest first; None if it is not known."""
+        rows = self._rows.get(unique_id)
+        if rows is None or self._frame is None:
+            return None
+        frame = self._frame.iloc[rows]
+        covariates = {
+            str(name): frame[name].tolist() for name in frame.columns if name not in ("unique_id", "ds", "y")
+        }
+        return KnownSeries(_stamps(frame["ds"]), frame["y"].to_numpy(np.float64), covariates)
+
+
+def read_context_store(bundle: Bundle) -> ContextStore:
+    """The context that a bundle keeps, if any; its hash has been verified with the bundle."""
+    return ContextStore(read_context(bundle.context_path) if bundle.context_path is not None else None)
+
+
+def _stamps(times: pd.Series) -> NDArray[np.int64]:
+    if pd.api.types.is_datetime64_any_dtype(times.dtype):
+        return np.asarray(pd.DatetimeIndex(times).as_unit("us").asi8)
+    return times.to_numpy(np.int64)

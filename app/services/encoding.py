@@ -1,0 +1,247 @@
+"""From the series of a request to the windows a network reads, the way the training data was encoded.
+
+The rules are those of `training.data`: one regular grid, missing targets masked, covariates carried forward, padding
+before the first observation masked and with the first row's covariates. `tests` hold both to the same forecast. It is
+written out in arrays, without a data frame, because a frame costs more than the forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app.schemas.forecast import SeriesRequest
+from app.services.channels import ChannelReader
+from app.services.context import ContextStore
+from app.services.series_error import SeriesProblem
+from app.services.times import Grid
+from models.bundle import BundleManifest
+from models.forecaster import Forecaster, ForecastInputs
+from training.data.calendar_features import encode_calendar
+
+Warnings = dict[str, str]
+
+
+class History(NamedTuple):
+    """One series on the model's grid, before it is cut to the window.
+
+    Attributes:
+        start: Timestamp of the first row.
+        y: One value per row, NaN where missing.
+        rows: Row of each value as given; None if they are the rows themselves.
+        futr_exog: Known-future values: one per given row, then per future step.
+        hist_exog: Past-only values: one per given row.
+        stat_exog: Static values.
+    """
+
+    start: int
+    y: NDArray[np.float32]
+    rows: NDArray[np.int64] | None
+    futr_exog: Mapping[str, Sequence[object]]
+    hist_exog: Mapping[str, Sequence[object]]
+    stat_exog: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class EncodedSeries:
+    """One window without its calendar.
+
+    Attributes:
+        context: Last L values, 0 where missing.
+        observed: True where real.
+        futr: Known-future channels of the rows (L + H, Kf).
+        hist: Past-only channels (L, Kh).
+        static: Static channels (S,).
+        calendar_start: Timestamp of the window's first real row.
+        num_rows: Real rows of context and horizon.
+        ds: Timestamps of the forecast.
+        warnings: Message by code.
+    """
+
+    context: NDArray[np.float32]
+    observed: NDArray[np.bool_]
+    futr: NDArray[np.float32]
+    hist: NDArray[np.float32]
+    static: NDArray[np.float32]
+    stamps: NDArray[np.int64]
+    warnings: Warnings
+
+
+class RequestEncoder:
+    """Encodes series for one model.
+
+    Args:
+        manifest: The model's description.
+        forecaster: The network, whose covariate means fill what was never seen.
+        context: Stored rows of the series it was trained on.
+        max_length: Steps of one series at most.
+    """
+
+    def __init__(
+        self, manifest: BundleManifest, forecaster: Forecaster, context: ContextStore, max_length: int
+    ) -> None:
+        self.grid = Grid.of(manifest)
+        self._network = manifest.network
+        self._columns = manifest.columns
+        self._timezone = manifest.timezone
+        self._context = context
+        self._max_length = max_length
+        self._channels = ChannelReader(manifest.columns, forecaster)
+
+    def encode(self, series: SeriesRequest, path: str, horizon: int) -> EncodedSeries:
+        """Encode one series.
+
+        Args:
+            series: As it stands in the request.
+            path: Its place there, such as `series.0`.
+            horizon: Steps asked for.
+
+        Raises:
+            SeriesProblem: If it cannot be forecast.
+        """
+        history = self._known(series, path, horizon) if series.y is None else self._given(series, path, horizon)
+        return self._window(history, path)
+
+    def build_inputs(self, encoded: Sequence[EncodedSeries]) -> ForecastInputs:
+        """Join windows into what the network reads.
+
+        Args:
+            encoded: At least one series.
+        """
+        length, width = self._network.context_length, self._network.context_length + self._network.horizon
+        futr = np.stack([series.futr for series in encoded])
+        hist = np.stack([series.hist for series in encoded])
+        shared = np.concatenate((futr, self._calendar(encoded, width)), axis=2)
+        arrays = (
+            np.stack([series.context for series in encoded]),
+            np.stack([series.observed for series in encoded]),
+            np.concatenate((shared[:, :length], hist), axis=2),
+            np.ascontiguousarray(shared[:, length:]),
+            np.stack([series.static for series in encoded]),
+        )
+        return ForecastInputs(*(torch.from_numpy(array) for array in arrays))
+
+    def _given(self, series: SeriesRequest, path: str, horizon: int) -> History:
+        assert series.y is not None
+        count = len(series.y)
+        self._validate_length(count, f"{path}.y")
+        start, rows = self._times(series, path, count)
+        values = self._channels.read_numbers(series.y, f"{path}.y")
+        self._channels.validate_names(series, path)
+        limits = (count + horizon, count + self._network.horizon)
+        self._channels.validate_lengths(series.futr_exog, f"{path}.futr_exog", limits, "y and the horizon")
+        self._channels.validate_lengths(series.hist_exog, f"{path}.hist_exog", (count, count), "y")
+        y = values
+        if rows is not None:
+            self._validate_length(int(rows[-1]) + 1, f"{path}.ds")
+            y = np.full(int(rows[-1]) + 1, np.nan, np.float32)
+            y[rows] = values
+        return History(start, y, rows, series.futr_exog, series.hist_exog, series.stat_exog)
+
+    def _times(self, series: SeriesRequest, path: str, count: int) -> tuple[int, NDArray[np.int64] | None]:
+        """First timestamp, and the row of every value unless they follow each other."""
+        if series.freq is not None:
+            self.grid.validate_frequency(series.freq, f"{path}.freq")
+        if (series.start is None) == (series.ds is None):
+            both = series.ds is not None
+            code, say = ("timestamps_conflict", "only one of") if both else ("timestamps_missing", "one of")
+            raise SeriesProblem(code, f"{path}.{'ds' if both else 'start'}", f"Give {say} start and ds with y.")
+        if series.ds is None:
+            assert series.start is not None
+            stamp = self.grid.parse(series.start, f"{path}.start")
+            self.grid.positions(np.array([stamp], np.int64), f"{path}.start")
+            return stamp, None
+        if len(series.ds) != count:
+            raise SeriesProblem("length_mismatch", f"{path}.ds", f"ds must have one time per y, that is {count}.")
+        if not count:
+            raise SeriesProblem("series_empty", f"{path}.y", "y must hold at least one value.")
+        stamps = self.grid.parse_all(series.ds, f"{path}.ds")
+        rows = self.grid.positions(stamps, f"{path}.ds")
+        return int(stamps[0]), rows if rows[-1] + 1 != count else None
+
+    def _known(self, series: SeriesRequest, path: str, horizon: int) -> History:
+        extra = [name for name in ("start", "ds", "hist_exog", "stat_exog") if getattr(series, name)]
+        if extra:
+            raise SeriesProblem("timestamps_conflict", f"{path}.{extra[0]}", "Give it with y, or leave y and it out.")
+        if series.freq is not None:
+            self.grid.validate_frequency(series.freq, f"{path}.freq")
+        known = self._context.read(series.unique_id)
+        if known is None:
+            kept = "the model was not trained on it" if len(self._context) else "the bundle keeps no context"
+            raise SeriesProblem("series_unknown", f"{path}.unique_id", f"y must be given: {kept}.")
+        columns = self._columns
+        absent = set((*columns.futr_exog, *columns.hist_exog, *columns.stat_exog)) - set(known.covariates)
+        if absent:
+            message = f"y and its covariates must be given: the bundle's context lacks {sorted(absent)[0]!r}."
+            raise SeriesProblem("series_unknown", f"{path}.unique_id", message)
+        self._channels.validate_names(series, path, is_known=True)
+        limits = (horizon, self._network.horizon)
+        self._channels.validate_lengths(series.futr_exog, f"{path}.futr_exog", limits, "the horizon")
+        rows = self.grid.positions(known.stamps, f"{path}.unique_id")
+        y = np.full(int(rows[-1]) + 1, np.nan, np.float32)
+        y[rows] = known.y
+        return History(
+            int(known.stamps[0]),
+            y,
+            rows,
+            {name: [*known.covariates[name], *series.futr_exog[name]] for name in columns.futr_exog},
+            {name: known.covariates[name] for name in columns.hist_exog},
+            {name: known.covariates[name][-1] for name in columns.stat_exog},
+        )
+
+    def _validate_length(self, count: int, path: str) -> None:
+        if count > self._max_length:
+            message = f"A series must span at most {self._max_length} steps. The last {self._network.context_length} are read."
+            raise SeriesProblem("series_too_long", path, message)
+
+    def _window(self, history: History, path: str) -> EncodedSeries:
+        length, horizon = self._network.context_length, self._network.horizon
+        seen = ~np.isnan(history.y)
+        count = len(seen)
+        first_seen = int(seen.argmax()) if seen.any() else count
+        if not seen[max(0, count - length) :].any():
+            message = f"y must hold at least one value in its last {length} steps."
+            raise SeriesProblem("series_empty", f"{path}.y", message)
+        # Rows before the first observation are padding, as in training.
+        rows = np.maximum(np.arange(count - length, count + horizon), first_seen)
+        is_real = np.arange(count - length, count) >= first_seen
+        observed = is_real & seen[rows[:length]]
+        warnings = self._count_missing(observed, is_real)
+        futr = self._channels.read_futr(history, count, horizon, rows, f"{path}.futr_exog", warnings)
+        hist = self._channels.read_hist(history, count, rows[:length], f"{path}.hist_exog", warnings)
+        static = self._channels.read_static(history.stat_exog, f"{path}.stat_exog", warnings)
+        stamps = self.grid.stamps(history.start, int(rows[0]), count + horizon, path)
+        context = np.where(observed, history.y[rows[:length]], np.float32(0.0))
+        return EncodedSeries(context, observed, futr, hist, static, stamps, warnings)
+
+    def _count_missing(self, observed: NDArray[np.bool_], is_real: NDArray[np.bool_]) -> Warnings:
+        length, num_real, num_observed = len(observed), int(is_real.sum()), int(observed.sum())
+        warnings: Warnings = {}
+        if num_real < length:
+            warnings["context_short"] = f"The model reads {length} steps; the series has {num_real}."
+        if num_observed < num_real:
+            warnings["context_missing"] = f"{num_real - num_observed} of the last {num_real} steps have no value."
+        return warnings
+
+    def _calendar(self, encoded: Sequence[EncodedSeries], width: int) -> NDArray[np.float32]:
+        """Calendar channels (N, L + H, C); equal stretches of time, the common case, are computed once."""
+        features = self._columns.calendar
+        if not features:
+            return np.zeros((len(encoded), width, 0), np.float32)
+        stretches = {(int(series.stamps[0]), len(series.stamps)): series.stamps for series in encoded}
+        table = encode_calendar(features, np.concatenate(list(stretches.values())), self._timezone)
+        ends = np.cumsum([len(stamps) for stamps in stretches.values()])
+        parts = dict(zip(stretches, np.split(table, ends[:-1]), strict=True))
+        blocks = (parts[int(series.stamps[0]), len(series.stamps)] for series in encoded)
+        return np.stack([_padded(block, width) for block in blocks])
+
+
+def _padded(block: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    if len(block) == width:
+        return block
+    return np.concatenate((np.repeat(block[:1], width - len(block), axis=0), block))

@@ -1,0 +1,280 @@
+"""The inference engine: one thread that drains the queue.
+
+There is no timer and no batch to wait for: whatever has queued up while one forward pass ran is the next one. A single
+client pays nothing for batching; many clients share forward passes. Admission counts windows, not requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app.errors import ProblemError
+from app.services.metrics import ServiceMetrics
+from models.forecaster import Forecaster, ForecastInputs
+
+logger = logging.getLogger(__name__)
+
+# Below four rows the matrix library takes other code paths and rounds differently; a lone window is repeated up to
+# here, so that its forecast has the same bits whether it ran alone or in company.
+MIN_ROWS = 4
+MAX_RETRY_SECONDS = 60
+
+
+@dataclass(eq=False, slots=True)
+class _Work:
+    """Windows of one request for one network."""
+
+    label: str
+    forecaster: Forecaster
+    inputs: ForecastInputs
+    deadline: float
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[NDArray[np.float32]]
+
+    @property
+    def num_windows(self) -> int:
+        return int(self.inputs.context.shape[0])
+
+
+class InferenceEngine:
+    """Runs forward passes in its own thread, many requests at a time.
+
+    Args:
+        metrics: Where queue and batches are counted.
+        max_queue_windows: Windows admitted at once.
+        max_batch_windows: Windows in one forward pass.
+        num_threads: CPU threads of one forward pass.
+    """
+
+    def __init__(
+        self, metrics: ServiceMetrics, max_queue_windows: int = 4096, max_batch_windows: int = 256, num_threads: int = 1
+    ) -> None:
+        self._metrics = metrics
+        self._max_queue_windows = max_queue_windows
+        self._max_batch_windows = max_batch_windows
+        self._num_threads = num_threads
+        self._waiting: deque[_Work] = deque()
+        self._wake = threading.Condition()
+        self._admitted_windows = 0
+        self._is_draining = False
+        self._is_stopped = False
+        self._seconds_per_window = 0.001
+        self._thread = threading.Thread(target=self._run, name="gradcast-inference", daemon=True)
+
+    @property
+    def admitted_windows(self) -> int:
+        """Windows admitted and not yet released."""
+        return self._admitted_windows
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new windows are refused because the service is leaving."""
+        return self._is_draining
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def start_draining(self) -> None:
+        """Admit nothing more; what was admitted is still answered."""
+        self._is_draining = True
+
+    def stop(self, timeout_seconds: float = 10.0) -> None:
+        """Finish the queue and end the thread."""
+        self.start_draining()
+        with self._wake:
+            self._is_stopped = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    @contextmanager
+    def admission(self, num_windows: int) -> Iterator[None]:
+        """Hold a place in the queue for so many windows.
+
+        Raises:
+            ProblemError: `draining`, or `queue_full` with the seconds after which it is worth trying again.
+        """
+        self._admit(num_windows)
+        try:
+            yield
+        finally:
+            with self._wake:
+                self._admitted_windows -= num_windows
+                self._metrics.queue_windows.set(self._admitted_windows)
+
+    def _admit(self, num_windows: int) -> None:
+        with self._wake:
+            if self._is_draining:
+                raise ProblemError("draining", "The service is shutting down.", headers={"Retry-After": "1"})
+            # An empty queue takes a request of any size: it could never be admitted otherwise.
+            if self._admitted_windows and self._admitted_windows + num_windows > self._max_queue_windows:
+                raise self._queue_full(num_windows)
+            self._admitted_windows += num_windows
+            self._metrics.queue_windows.set(self._admitted_windows)
+
+    def _queue_full(self, num_windows: int) -> ProblemError:
+        excess = self._admitted_windows + num_windows - self._max_queue_windows
+        seconds = min(MAX_RETRY_SECONDS, max(1, math.ceil(excess * self._seconds_per_window)))
+        detail = f"The queue holds at most {self._max_queue_windows} windows. Try again later, or ask another replica."
+        return ProblemError("queue_full", detail, headers={"Retry-After": str(seconds)})
+
+    async def forecast(
+        self, label: str, forecaster: Forecaster, inputs: ForecastInputs, deadline: float
+    ) -> NDArray[np.float32]:
+        """Forecast windows in the company of whatever else waits.
+
+        Args:
+            label: Name of the model, for the metrics.
+            forecaster: The network; works with the same network share forward passes.
+            inputs: The windows.
+            deadline: `time.monotonic()` after which nobody waits any more; work that expires does not run.
+
+        Returns:
+            Quantiles "B H Q" in the unit of y.
+
+        Raises:
+            TimeoutError: If the deadline passes first.
+        """
+        loop = asyncio.get_running_loop()
+        work = _Work(label, forecaster, inputs, deadline, loop, loop.create_future())
+        with self._wake:
+            self._waiting.append(work)
+            self._wake.notify()
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            return await work.future
+
+    def _run(self) -> None:
+        # OMP_NUM_THREADS binds every thread; this binds at least the one that computes, also when torch came first.
+        torch.set_num_threads(self._num_threads)
+        while (works := self._drain()) is not None:
+            for batch in _group(works, self._max_batch_windows):
+                self._run_batch(batch)
+
+    def _drain(self) -> list[_Work] | None:
+        with self._wake:
+            while not self._waiting:
+                if self._is_stopped:
+                    return None
+                self._wake.wait()
+            works = list(self._waiting)
+            self._waiting.clear()
+        return works
+
+    def _run_batch(self, batch: Sequence[_Work]) -> None:
+        live = [work for work in batch if self._is_wanted(work)]
+        if not live:
+            return
+        try:
+            self._answer(live)
+        except Exception as error:
+            if len(live) == 1:
+                logger.exception("forward pass of %s failed", live[0].label)
+                _deliver(live[0].loop, [(live[0], error)])
+                return
+            for work in live:  # one request's windows must not fail its neighbours
+                self._run_batch([work])
+
+    def _is_wanted(self, work: _Work) -> bool:
+        wanted = time.monotonic() < work.deadline and not work.future.cancelled()
+        if not wanted:
+            self._metrics.expired_windows.inc(work.num_windows)
+        return wanted
+
+    def _answer(self, works: Sequence[_Work]) -> None:
+        inputs = works[0].inputs if len(works) == 1 else _concatenate([work.inputs for work in works])
+        chunks = []
+        for start in range(0, inputs.context.shape[0], self._max_batch_windows):
+            if start and not any(map(self._is_wanted, works)):
+                return
+            chunk = ForecastInputs(*(tensor[start : start + self._max_batch_windows] for tensor in inputs))
+            chunks.append(self._forward(works[0], chunk))
+        quantiles = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+        ends = np.cumsum([work.num_windows for work in works])
+        answers = list(zip(works, np.split(quantiles, ends[:-1]), strict=True))
+        for loop in {work.loop for work in works}:
+            _deliver(loop, [(work, answer) for work, answer in answers if work.loop is loop])
+
+    def _forward(self, work: _Work, inputs: ForecastInputs) -> NDArray[np.float32]:
+        num_windows = inputs.context.shape[0]
+        begin = time.perf_counter()
+        quantiles = forward(work.forecaster, inputs)
+        seconds = time.perf_counter() - begin
+        self._seconds_per_window += 0.2 * (seconds / num_windows - self._seconds_per_window)
+        self._metrics.batch_windows.observe(num_windows)
+        self._metrics.batch_seconds.observe(seconds)
+        self._metrics.windows.labels(work.label).inc(num_windows)
+        return quantiles
+
+
+@torch.inference_mode()
+def forward(forecaster: Forecaster, inputs: ForecastInputs) -> NDArray[np.float32]:
+    """One forward pass whose rows do not depend on how many there are.
+
+    Args:
+        forecaster: The network.
+        inputs: At least one window.
+
+    Returns:
+        Quantiles "B H Q" in the unit of y.
+    """
+    num_windows = inputs.context.shape[0]
+    if num_windows < MIN_ROWS:
+        inputs = ForecastInputs(*(tensor[torch.arange(MIN_ROWS) % num_windows] for tensor in inputs))
+    dtype = next(forecaster.parameters()).dtype
+    converted = ForecastInputs(*(tensor if tensor.dtype is torch.bool else tensor.to(dtype) for tensor in inputs))
+    quantiles: NDArray[np.float32] = forecaster(converted)[:num_windows].float().numpy()
+    return quantiles
+
+
+def _group(works: Iterable[_Work], max_windows: int) -> list[list[_Work]]:
+    """Batches of the same network, in order of arrival, each of at most `max_windows` unless one work alone is larger."""
+    batches: list[list[_Work]] = []
+    open_batches: dict[int, tuple[list[_Work], int]] = {}
+    for work in works:
+        batch, size = open_batches.get(id(work.forecaster), ([], max_windows))
+        if size + work.num_windows > max_windows:
+            batch, size = [], 0
+            batches.append(batch)
+        batch.append(work)
+        open_batches[id(work.forecaster)] = (batch, size + work.num_windows)
+    return batches
+
+
+def _concatenate(inputs: Sequence[ForecastInputs]) -> ForecastInputs:
+    return ForecastInputs(*(torch.cat(tensors) for tensors in zip(*inputs, strict=True)))
+
+
+def _deliver(loop: asyncio.AbstractEventLoop, answers: Sequence[tuple[_Work, NDArray[np.float32] | Exception]]) -> None:
+    """Hand answers to their event loop, waking it once for all of them."""
+    try:
+        loop.call_soon_threadsafe(_resolve, answers)
+    except RuntimeError:
+        logger.warning("the event loop closed before %d request(s) were answered", len(answers))
+
+
+def _resolve(answers: Sequence[tuple[_Work, NDArray[np.float32] | Exception]]) -> None:
+    for work, answer in answers:
+        if work.future.done():  # its client left, or its deadline passed, while the batch ran
+            continue
+        if isinstance(answer, Exception):
+            work.future.set_exception(answer)
+        else:
+            work.future.set_result(answer)

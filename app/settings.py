@@ -1,0 +1,92 @@
+"""What the service is told by its environment; built in the factory, never at import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from training.errors import ConfigurationError, Problem
+from training.tracking.environment import default_cache_directory
+
+ENV_PREFIX = "GRADCAST_"
+MEBIBYTE = 1024 * 1024
+
+
+class ServiceSettings(BaseSettings):
+    """Settings of the service; each is read from `GRADCAST_<NAME>` unless given."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 = any free one."""
+    tracking_uri: str | None = None
+    """MLflow tracking URI whose registry is served; null = MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db."""
+    bundle: Path | None = None
+    """Serve this bundle directory (or directory of bundles) instead of a registry."""
+    models: Annotated[tuple[str, ...], NoDecode] = ()
+    """Registered names to serve, separated by commas; empty = all. The first is the default model."""
+    alias: str = Field(default="champion", min_length=1)
+    """Alias that a name alone stands for."""
+    cache_directory: Path = Field(default_factory=default_cache_directory)
+    """Where downloaded bundles are kept; what is there is served when the registry does not answer."""
+    poll_seconds: float = Field(default=10.0, ge=0.05)
+    """Seconds between two looks at the aliases."""
+    max_pinned_models: int = Field(default=4, ge=1)
+    """Versions kept loaded beside the default ones, for requests that name an alias or a version."""
+    max_queue_windows: int = Field(default=4096, ge=1)
+    """Windows admitted at once; more are refused with 429."""
+    max_batch_windows: int = Field(default=256, ge=4)
+    """Windows in one forward pass at most."""
+    num_preparers: int = Field(default=1, ge=1)
+    """Threads that turn large requests into windows."""
+    num_threads: int = Field(default=1, ge=1)
+    """CPU threads of one forward pass."""
+    request_timeout_seconds: float = Field(default=30.0, gt=0.0)
+    """Deadline of a request, counted from its headers; then 504."""
+    max_body_bytes: int = Field(default=16 * MEBIBYTE, ge=1)
+    """Largest request body; then 413."""
+    max_series: int = Field(default=1000, ge=1)
+    """Series in one request at most."""
+    max_series_length: int = Field(default=100_000, ge=1)
+    """Steps of one series at most, gaps included."""
+    drain_seconds: float = Field(default=0.0, ge=0.0)
+    """After SIGTERM, seconds of answering 503 before the port closes, for load balancers to notice."""
+    shutdown_seconds: int = Field(default=30, ge=1)
+    """Seconds that requests in flight have to finish after that."""
+    log_level: str = Field(default="info", pattern="^(critical|error|warning|info|debug)$")
+    """Log level of the server."""
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("tracking_uri", "bundle", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+
+def load_settings(**overrides: Any) -> ServiceSettings:
+    """Read the settings from the environment; a given value that is not None beats it.
+
+    Raises:
+        ConfigurationError: With every problem, each with its key.
+    """
+    try:
+        return ServiceSettings(**{key: value for key, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigurationError([_as_problem(detail) for detail in error.errors(include_url=False)]) from None
+
+
+def _as_problem(detail: Any) -> Problem:
+    key = ".".join(str(part) for part in detail["loc"])
+    actual = repr(detail["input"])[:80]
+    return Problem("config_invalid", f"{ENV_PREFIX}{key.upper()}", f"{detail['msg']} (is {actual}).")

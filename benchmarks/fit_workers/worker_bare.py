@@ -1,0 +1,73 @@
+"""A bare loop: fused LSTM, linear head, windows by index, Adam. Variant `malloc` tunes the allocator first."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from fit_job import (
+    BATCH_SIZE,
+    CONTEXT_LENGTH,
+    HORIZON,
+    LEARNING_RATE,
+    NUM_ROWS,
+    NUM_SERIES,
+    STARTED,
+    StepClock,
+    build_values,
+    read_arguments,
+    report,
+    repository,
+)
+
+arguments = read_arguments()
+if arguments.variant == "malloc":
+    sys.path.insert(0, str(repository()))
+    from training.allocator import keep_freed_memory
+
+    assert keep_freed_memory()
+
+import torch  # noqa: E402  after the allocator is set
+
+import_seconds = time.perf_counter() - STARTED
+
+
+class Network(torch.nn.Module):
+    """The last hidden state of an LSTM, mapped to the horizon."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = torch.nn.LSTM(1, arguments.hidden_size, arguments.num_layers, batch_first=True)
+        self.head = torch.nn.Linear(arguments.hidden_size, HORIZON)
+
+    def forward(self, context: torch.Tensor) -> torch.Tensor:
+        """Forecast (B, HORIZON) from a context (B, CONTEXT_LENGTH)."""
+        output, _ = self.lstm(context[..., None])
+        return self.head(output[:, -1])
+
+
+def main() -> None:
+    """Train and report."""
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    started = time.perf_counter()
+    values = torch.from_numpy(build_values()).reshape(-1)
+    windows_per_series = NUM_ROWS - CONTEXT_LENGTH - HORIZON + 1
+    offsets = torch.arange(CONTEXT_LENGTH + HORIZON)
+    network = Network()
+    optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
+    prepare_seconds = time.perf_counter() - started
+    clock = StepClock(arguments.warm_up)
+    for _ in range(arguments.steps):
+        series = torch.randint(NUM_SERIES, (BATCH_SIZE, 1))
+        first = torch.randint(windows_per_series, (BATCH_SIZE, 1))
+        window = values[series * NUM_ROWS + first + offsets]
+        loss = torch.nn.functional.l1_loss(network(window[:, :CONTEXT_LENGTH]), window[:, CONTEXT_LENGTH:])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        clock.tick()
+    report(clock, import_seconds, prepare_seconds, sum(weight.numel() for weight in network.parameters()))
+
+
+main()

@@ -1,0 +1,104 @@
+"""gradcast, as `gradcast train` runs it: gradient norms measured, metrics tracked in MLflow through the spool.
+
+Variant empty: the common job (point head, absolute error, no scaler, no calendar). Variant `defaults`: quantile head,
+scaler and calendar features as a user gets them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from fit_job import (
+    BATCH_SIZE,
+    CONTEXT_LENGTH,
+    FIRST_HOUR,
+    HORIZON,
+    LEARNING_RATE,
+    NUM_ROWS,
+    NUM_SERIES,
+    STARTED,
+    StepClock,
+    build_values,
+    read_arguments,
+    report,
+    repository,
+)
+
+sys.path.insert(0, str(repository()))
+from training.allocator import keep_freed_memory
+
+keep_freed_memory()
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+
+from training import pipeline, preparation, reporting  # noqa: E402
+from training.commands.train import build_tracker  # noqa: E402
+from training.config import build_config  # noqa: E402
+from training.progress import SILENT_PROGRESS  # noqa: E402
+from training.run_directory import RunDirectory  # noqa: E402
+
+import_seconds = time.perf_counter() - STARTED
+COMMON_JOB = {"head": "point", "scaler": "none"}
+
+
+def main() -> None:
+    """Train and report."""
+    arguments = read_arguments()
+    common = arguments.variant != "defaults"
+    with tempfile.TemporaryDirectory() as directory:
+        os.chdir(directory)
+        frame = pd.DataFrame(
+            {
+                "unique_id": np.repeat(np.arange(NUM_SERIES).astype(str), NUM_ROWS),
+                "ds": np.tile(pd.date_range(FIRST_HOUR, periods=NUM_ROWS, freq="h"), NUM_SERIES),
+                "y": build_values().reshape(-1),
+            }
+        )
+        frame.to_parquet("panel.parquet", index=False)
+        started = time.perf_counter()
+        shape = {
+            "context_length": CONTEXT_LENGTH,
+            "horizon": HORIZON,
+            "hidden_size": arguments.hidden_size,
+            "num_layers": arguments.num_layers,
+        }
+        config = build_config(
+            {
+                "data": {"path": "panel.parquet", "calendar": "none" if common else "auto"},
+                "model": shape | (COMMON_JOB if common else {}),
+                "optimizer": {"name": "adam", "learning_rate": LEARNING_RATE, "schedule": "constant"},
+                "fit": {
+                    "max_steps": arguments.steps,
+                    "batch_size": BATCH_SIZE,
+                    "loss": "mae" if common else "auto",
+                    "val_check_steps": arguments.steps,  # the libraries do not validate during the job either
+                    "num_threads": arguments.threads,
+                },
+                "tracking": {"uri": "sqlite:///mlruns/mlflow.db", "register": False},
+            }
+        )
+        prepared = preparation.prepare(config)
+        run = RunDirectory.create(prepared.config, Path("run"))
+        tracker = build_tracker(prepared.config, run)
+        tracker.start(reporting.describe_run(prepared, run))
+        clock = StepClock(arguments.warm_up)
+
+        def after_step() -> bool:
+            clock.tick()
+            return False
+
+        fit = pipeline.build_fit(prepared, run, tracker, SILENT_PROGRESS, after_step)
+        prepare_seconds = time.perf_counter() - started
+        fit.run()
+        clock.ends.pop()  # the last step is followed by the validation check
+        num_unsent = tracker.finish("FINISHED")
+        assert num_unsent == 0, f"{num_unsent} events did not reach the store"
+        os.chdir("/")
+    report(clock, import_seconds, prepare_seconds, sum(weight.numel() for weight in prepared.forecaster.parameters()))
+
+
+main()

@@ -1,0 +1,107 @@
+"""One frozen description per architecture; `architecture` tells them apart in a bundle."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+ScalerName = Literal["standard", "mean_abs", "robust", "last", "revin", "none"]
+InitializationName = Literal["torch", "orthogonal", "forget_bias", "chrono", "identity"]
+HeadName = Literal["point", "quantile"]
+DecoderName = Literal["direct"]
+MAX_QUANTILE_LEVELS = 99
+
+
+class NetworkConfig(BaseModel):
+    """What every network has: its window, its columns, its scaling and its output.
+
+    Attributes:
+        context_length: Past steps the network sees (L).
+        horizon: Future steps it forecasts (H).
+        num_past_covariates: Channels known over the context (P), the known-future ones first.
+        num_future_covariates: Channels known over context and horizon (F).
+        num_static_covariates: Channels constant over a series (S).
+        scaler: Per-window scaling of `y`.
+        head: `point` forecasts one value a step, `quantile` one per level.
+        quantile_levels: Increasing probabilities in (0, 1); used by the quantile head.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    context_length: int = Field(ge=1, le=100_000)
+    horizon: int = Field(ge=1, le=100_000)
+    num_past_covariates: int = Field(default=0, ge=0, le=10_000)
+    num_future_covariates: int = Field(default=0, ge=0, le=10_000)
+    num_static_covariates: int = Field(default=0, ge=0, le=10_000)
+    scaler: ScalerName = "standard"
+    head: HeadName = "quantile"
+    quantile_levels: tuple[float, ...] = Field(default=(0.1, 0.25, 0.5, 0.75, 0.9), max_length=MAX_QUANTILE_LEVELS)
+
+    @model_validator(mode="after")
+    def _levels_increase(self) -> Self:
+        levels = self.quantile_levels
+        if self.head == "quantile" and not levels:
+            raise ValueError("quantile_levels must name at least one level for the quantile head")
+        if any(not 0.0 < level < 1.0 for level in levels) or any(a >= b for a, b in itertools.pairwise(levels)):
+            raise ValueError("quantile_levels must be increasing and lie strictly between 0 and 1")
+        if self.num_past_covariates < self.num_future_covariates:
+            raise ValueError("num_past_covariates must count the known-future covariates too")
+        return self
+
+    @property
+    def output_levels(self) -> tuple[float, ...]:
+        """Levels along Q of the forecast; the point head is the median (the minimiser of absolute error)."""
+        return self.quantile_levels if self.head == "quantile" else (0.5,)
+
+
+class LinearConfig(NetworkConfig):
+    """A linear map from the scaled window to the horizon: the floor every recurrent network must beat."""
+
+    architecture: Literal["linear"] = "linear"
+
+
+class RecurrentConfig(NetworkConfig):
+    """What the recurrent architectures share.
+
+    Attributes:
+        hidden_size: Units per layer (D).
+        num_layers: Depth of the stack.
+        dropout: Share of units dropped between layers and before the decoder.
+        initialization: How the recurrent weights and biases start; see `models.initialization`.
+        forget_bias: Total bias of the forget (GRU: update) gate at the start, overriding the initialization.
+        init_gain: Factor on the recurrent matrices at the start.
+        decoder: How the final state becomes a horizon.
+    """
+
+    hidden_size: int = Field(default=64, ge=1, le=16_384)
+    num_layers: int = Field(default=1, ge=1, le=64)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    initialization: InitializationName = "torch"
+    forget_bias: float | None = None
+    init_gain: float | None = Field(default=None, gt=0.0)
+    decoder: DecoderName = "direct"
+
+
+class RNNConfig(RecurrentConfig):
+    """Elman network."""
+
+    architecture: Literal["rnn"] = "rnn"
+    nonlinearity: Literal["tanh", "relu"] = "tanh"
+
+
+class GRUConfig(RecurrentConfig):
+    """Gated recurrent unit (Cho et al. 2014, 1406.1078)."""
+
+    architecture: Literal["gru"] = "gru"
+
+
+class LSTMConfig(RecurrentConfig):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate of Gers et al. 2000)."""
+
+    architecture: Literal["lstm"] = "lstm"
+
+
+AnyNetworkConfig = Annotated[LinearConfig | RNNConfig | GRUConfig | LSTMConfig, Field(discriminator="architecture")]
+NETWORK_CONFIG_ADAPTER: TypeAdapter[LinearConfig | RNNConfig | GRUConfig | LSTMConfig] = TypeAdapter(AnyNetworkConfig)

@@ -1,0 +1,193 @@
+"""From a context in the unit of `y` to a forecast in the unit of `y`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from models.config import GRUConfig, LSTMConfig, NetworkConfig, RNNConfig
+from models.decoders import DirectDecoder
+from models.errors import ShapeError
+from models.heads import build_head
+from models.recurrent import RecurrentEncoder
+from models.scaling import build_scaler, inverse
+
+# Channels of the decoder's output; the head reads them.
+NUM_FEATURES = 64
+
+
+class ForecastInputs(NamedTuple):
+    """What every network reads, before any scaling.
+
+    Attributes:
+        context: Past values of `y` in its own unit, oldest first; any finite number where not observed.
+        observed_mask: True where the value was really observed (padding and gaps are False).
+        past_covariates: Channels known over the context, the known-future ones first.
+        future_covariates: Channels known over the horizon.
+        static_covariates: Channels constant over a series.
+    """
+
+    context: Float[Tensor, "B L"]
+    observed_mask: Bool[Tensor, "B L"]
+    past_covariates: Float[Tensor, "B L P"]
+    future_covariates: Float[Tensor, "B H F"]
+    static_covariates: Float[Tensor, "B S"]
+
+
+class ScaledForecast(NamedTuple):
+    """A forecast without unit, and what brings the unit back.
+
+    Attributes:
+        prediction: Quantiles in units of `scale` around `loc`.
+        loc: Level of the window in the unit of `y`.
+        scale: Spread of the window in the unit of `y`, positive.
+    """
+
+    prediction: Float[Tensor, "B H Q"]
+    loc: Float[Tensor, "B 1"]
+    scale: Float[Tensor, "B 1"]
+
+
+class CovariateStatistics(NamedTuple):
+    """Mean and standard deviation of every covariate channel over the training rows."""
+
+    past_loc: Float[Tensor, " P"]
+    past_scale: Float[Tensor, " P"]
+    static_loc: Float[Tensor, " S"]
+    static_scale: Float[Tensor, " S"]
+
+
+class Forecaster(nn.Module, ABC):
+    """A network that maps windows to quantiles in the unit of `y`.
+
+    Args:
+        config: Sizes, scaler and head.
+    """
+
+    past_loc: Tensor
+    past_scale: Tensor
+    static_loc: Tensor
+    static_scale: Tensor
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scaler = build_scaler(config.scaler)
+        self.register_buffer("past_loc", torch.zeros(config.num_past_covariates))
+        self.register_buffer("past_scale", torch.ones(config.num_past_covariates))
+        self.register_buffer("static_loc", torch.zeros(config.num_static_covariates))
+        self.register_buffer("static_scale", torch.ones(config.num_static_covariates))
+
+    def set_covariate_statistics(self, statistics: CovariateStatistics) -> None:
+        """Fix the standardisation of the covariates; part of the weights from here on."""
+        for name, value in statistics._asdict().items():
+            buffer = getattr(self, name)
+            if value.shape != buffer.shape:
+                raise ShapeError(name, f"of shape {tuple(buffer.shape)}", f"of shape {tuple(value.shape)}")
+            buffer.copy_(value)
+
+    def forward(self, inputs: ForecastInputs) -> Float[Tensor, "B H Q"]:
+        """Forecast quantiles of the next `horizon` steps.
+
+        Args:
+            inputs: The windows, see `ForecastInputs`.
+
+        Returns:
+            Quantiles of `y` in its own unit, non-decreasing along Q, in the order of `config.output_levels`.
+
+        Raises:
+            ShapeError: If a tensor does not fit the configuration.
+        """
+        forecast = self.forward_scaled(inputs)
+        return inverse(forecast.prediction, forecast.loc, forecast.scale)
+
+    def forward_scaled(self, inputs: ForecastInputs, truncation_steps: int | None = None) -> ScaledForecast:
+        """Forecast in units of each window's scale around its level: what the loss compares.
+
+        Args:
+            inputs: The windows.
+            truncation_steps: Steps before the forecast origin beyond which no gradient passes; None = all.
+
+        Returns:
+            Quantiles without unit, with level and scale.
+        """
+        self._validate_shapes(inputs)
+        window = self.scaler(inputs.context, inputs.observed_mask)
+        standardised = inputs._replace(
+            context=window.scaled,
+            past_covariates=(inputs.past_covariates - self.past_loc) / self.past_scale,
+            future_covariates=self._standardise_future(inputs.future_covariates),
+            static_covariates=(inputs.static_covariates - self.static_loc) / self.static_scale,
+        )
+        prediction = self.scaler.undo_learned(self.predict_scaled(standardised, truncation_steps))
+        return ScaledForecast(prediction, window.loc, window.scale)
+
+    @abstractmethod
+    def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H Q"]:
+        """Forecast from inputs that are scaled and standardised already."""
+
+    @abstractmethod
+    def layers(self) -> dict[str, nn.Module]:
+        """The parts whose gradients are reported, by the name they have in the dashboard."""
+
+    def _standardise_future(self, future: Float[Tensor, "B H F"]) -> Float[Tensor, "B H F"]:
+        channels = self.config.num_future_covariates
+        return (future - self.past_loc[:channels]) / self.past_scale[:channels]
+
+    def _validate_shapes(self, inputs: ForecastInputs) -> None:
+        config, batch = self.config, inputs.context.shape[0]
+        expected = {
+            "context": (batch, config.context_length),
+            "observed_mask": (batch, config.context_length),
+            "past_covariates": (batch, config.context_length, config.num_past_covariates),
+            "future_covariates": (batch, config.horizon, config.num_future_covariates),
+            "static_covariates": (batch, config.num_static_covariates),
+        }
+        for name, tensor in inputs._asdict().items():
+            if tuple(tensor.shape) != expected[name]:
+                raise ShapeError(name, f"of shape {expected[name]}", f"of shape {tuple(tensor.shape)}")
+
+
+@final
+class RecurrentForecaster(Forecaster):
+    """Encoder over the context, direct decoder from the final state, head.
+
+    Args:
+        config: An `rnn`, `gru` or `lstm` description.
+    """
+
+    config: RNNConfig | GRUConfig | LSTMConfig
+
+    def __init__(self, config: RNNConfig | GRUConfig | LSTMConfig) -> None:
+        super().__init__(config)
+        # Per step: scaled y, whether it was observed, the covariates.
+        input_size = 2 + config.num_past_covariates + config.num_static_covariates
+        self.encoder = RecurrentEncoder(config, input_size)
+        self.dropout = nn.Dropout(config.dropout)
+        num_covariates = config.num_future_covariates + config.num_static_covariates
+        self.decoder = DirectDecoder(config.hidden_size, config.horizon, num_covariates, NUM_FEATURES)
+        self.head = build_head(config, NUM_FEATURES)
+
+    def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H Q"]:
+        """Encode the context and decode the horizon from the final state."""
+        encoded = self.encoder(self.encoder_inputs(inputs), truncation_steps=truncation_steps)
+        state = self.dropout(encoded.states[-1][0][0])
+        static = inputs.static_covariates[:, None].expand(-1, self.config.horizon, -1)
+        features = self.decoder(state, torch.cat((inputs.future_covariates, static), dim=-1))
+        prediction: Tensor = self.head(features)
+        return prediction
+
+    def encoder_inputs(self, inputs: ForecastInputs) -> Float[Tensor, "B L C"]:
+        """Channels per context step: scaled y, observed flag, past and static covariates."""
+        observed = inputs.observed_mask.to(inputs.context.dtype)
+        static = inputs.static_covariates[:, None].expand(-1, inputs.context.shape[1], -1)
+        return torch.cat((inputs.context[..., None], observed[..., None], inputs.past_covariates, static), dim=-1)
+
+    def layers(self) -> dict[str, nn.Module]:
+        """`lstm.0`, `lstm.1`, ..., `decoder`, `head`."""
+        recurrent = {f"{self.config.architecture}.{index}": layer for index, layer in enumerate(self.encoder.layers)}
+        return recurrent | {"decoder": self.decoder, "head": self.head}

@@ -1,0 +1,75 @@
+"""Losses, in units of each window's scale, worked by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.forecaster import ScaledForecast
+from training.losses import build_loss
+
+
+def forecast(prediction: list[float], loc: float = 0.0, scale: float = 1.0) -> ScaledForecast:
+    """One window, one step, one value per level."""
+    return ScaledForecast(torch.tensor([[prediction]]), torch.tensor([[loc]]), torch.tensor([[scale]]))
+
+
+NO_FLOOR = torch.zeros(1, 1)
+SEEN = torch.tensor([[True]])
+
+
+def test_quantile_loss_by_hand() -> None:
+    """Levels 0.1 and 0.9, both forecast 0, target 2: 2 * (0.1 * 2) = 0.4 and 2 * (0.9 * 2) = 3.6, mean 2."""
+    loss = build_loss("quantile", (0.1, 0.9), "quantile")
+    assert loss(forecast([0.0, 0.0]), torch.tensor([[2.0]]), SEEN, NO_FLOOR).item() == pytest.approx(2.0)
+
+
+def test_quantile_loss_is_asymmetric() -> None:
+    """Forecasting 2 too much at level 0.9 costs 2 * 0.1 * 2 = 0.4 only."""
+    loss = build_loss("quantile", (0.9,), "quantile")
+    assert loss(forecast([2.0]), torch.tensor([[0.0]]), SEEN, NO_FLOOR).item() == pytest.approx(0.4)
+
+
+def test_the_medians_quantile_loss_is_the_absolute_error() -> None:
+    """So quantile and mae curves can be compared."""
+    prediction, target = forecast([1.5]), torch.tensor([[-2.0]])
+    assert build_loss("auto", (0.5,), "quantile")(prediction, target, SEEN, NO_FLOOR).item() == pytest.approx(3.5)
+    assert build_loss("auto", (0.5,), "point")(prediction, target, SEEN, NO_FLOOR).item() == pytest.approx(3.5)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("mae", 3.0), ("mse", 9.0), ("huber", 2.5)])
+def test_point_losses_by_hand(name: str, expected: float) -> None:
+    """Error 3: 3, 9, and 3 - 0.5 for Huber with delta 1."""
+    loss = build_loss(name, (0.5,), "point")
+    assert loss(forecast([0.0]), torch.tensor([[3.0]]), SEEN, NO_FLOOR).item() == pytest.approx(expected)
+
+
+def test_errors_are_measured_in_the_windows_scale() -> None:
+    """Level 10, scale 4: a target of 18 is 2 scales away."""
+    loss = build_loss("mae", (0.5,), "point")
+    assert loss(forecast([0.0], 10.0, 4.0), torch.tensor([[18.0]]), SEEN, NO_FLOOR).item() == pytest.approx(2.0)
+
+
+def test_a_nearly_constant_window_does_not_count_a_thousandfold() -> None:
+    """Scale 0.001 in a series whose floor is 2: an error of 8 counts 4, not 8000."""
+    loss = build_loss("mae", (0.5,), "point")
+    value = loss(forecast([0.0], 10.0, 0.001), torch.tensor([[18.0]]), SEEN, torch.tensor([[2.0]]))
+    assert value.item() == pytest.approx(4.0)
+
+
+def test_missing_targets_have_no_influence_not_even_nan() -> None:
+    """The mean is over the observed targets, and no gradient comes from the others."""
+    prediction = torch.tensor([[[1.0], [5.0]]], requires_grad=True)
+    scaled = ScaledForecast(prediction, torch.zeros(1, 1), torch.ones(1, 1))
+    target, mask = torch.tensor([[3.0, torch.nan]]), torch.tensor([[True, False]])
+    loss = build_loss("mae", (0.5,), "point")(scaled, target, mask, NO_FLOOR)
+    loss.backward()
+    assert loss.item() == pytest.approx(2.0)
+    assert prediction.grad is not None
+    assert prediction.grad.flatten().tolist() == [-1.0, 0.0]
+
+
+def test_a_batch_without_any_target_has_loss_zero() -> None:
+    """Not NaN."""
+    loss = build_loss("mse", (0.5,), "point")
+    assert loss(forecast([1.0]), torch.tensor([[torch.nan]]), ~SEEN, NO_FLOOR).item() == 0.0

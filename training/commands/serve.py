@@ -1,0 +1,52 @@
+"""The HTTP service: POST /forecast, straight from the registry or from a bundle directory.
+
+gradcast serve                              every registered model
+gradcast serve --model bike --port 8000
+gradcast serve --bundle runs/bike/bundle    no registry, no MLflow
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from training.commands.options import add_tracking_argument
+
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
+# The service is another program: training never imports it.
+# -P: a folder named app in the current directory must not be taken for ours.
+SERVICE_COMMAND = [sys.executable, "-P", "-m", "app"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe `gradcast serve`."""
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--model", action="append", metavar="NAME", help="registered model to serve (repeatable; default: all)"
+    )
+    what.add_argument("--bundle", metavar="DIR", help="bundle directory to serve instead of a registry")
+    parser.add_argument("--host", default=DEFAULT_HOST, help=f"address to listen on (default: {DEFAULT_HOST})")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"port to listen on (default: {DEFAULT_PORT})")
+    add_tracking_argument(parser)
+    parser.epilog = (
+        "Everything else is a setting in the environment: GRADCAST_MAX_QUEUE_WINDOWS and so on, see docs/serving.md."
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Become the service's process."""
+    environment = service_environment(options)
+    os.execve(SERVICE_COMMAND[0], SERVICE_COMMAND, environment)  # noqa: S606  our own interpreter, no shell
+
+
+def service_environment(options: argparse.Namespace) -> dict[str, str]:
+    """Environment of the service's process: its settings, as flags or already there."""
+    given = {
+        "GRADCAST_HOST": options.host,
+        "GRADCAST_PORT": str(options.port),
+        "GRADCAST_MODELS": ",".join(options.model or ()),
+        "GRADCAST_BUNDLE": options.bundle,
+        "GRADCAST_TRACKING_URI": options.tracking_uri,
+    }
+    return dict(os.environ) | {key: value for key, value in given.items() if value}

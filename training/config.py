@@ -1,0 +1,359 @@
+"""The one configuration: YAML file, flags, job body, MLflow parameters and provenance are the same thing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from models.config import DecoderName, HeadName, InitializationName, ScalerName
+from training.errors import ConfigurationError, Problem
+
+ArchitectureName = Literal["linear", "rnn", "gru", "lstm"]
+DataFormat = Literal["auto", "long", "wide", "tsf"]
+FillPolicy = Literal["mask", "ffill", "linear", "zero", "error"]
+OptimizerName = Literal["sgd", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "radam"]
+ScheduleName = Literal["constant", "cosine", "one_cycle", "plateau"]
+LossName = Literal["auto", "quantile", "mae", "mse", "huber"]
+CALENDAR_FEATURES = (
+    "minute_of_hour", "hour_of_day", "day_of_week", "day_of_month", "day_of_year", "week_of_year", "month_of_year",
+    "quarter_of_year",
+)  # fmt: skip
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, serialize_by_alias=True
+    )
+
+
+class DataConfig(_Section):
+    """Where the series are and what their columns mean."""
+
+    path: str | None = None
+    """Data file: CSV, CSV.gz, parquet or Monash .tsf."""
+    format: DataFormat = "auto"
+    """Layout of the file: long (one row per series and time), wide (one column per series), tsf; auto looks."""
+    id_col: str = "unique_id"
+    """Column with the series' name; absent from the file means one series."""
+    time_col: str = "ds"
+    """Column with the timestamp (datetime or integer)."""
+    target_col: str = "y"
+    """Column to forecast."""
+    freq: str | None = None
+    """Step between rows as a pandas offset alias (h, 30min, D, W-MON, MS; 1 for integer time); null = inferred."""
+    season_length: int | None = Field(default=None, ge=1)
+    """Season in steps, used by MASE and seasonal naive; null = chosen from freq and data."""
+    futr_exog: tuple[str, ...] = ()
+    """Covariates known into the future."""
+    hist_exog: tuple[str, ...] = ()
+    """Covariates known for the past only."""
+    stat_exog: tuple[str, ...] = ()
+    """Covariates constant over a series."""
+    calendar: Literal["auto", "none"] | tuple[str, ...] = "auto"
+    """Calendar features as sine and cosine: auto = those the frequency can show, none, or a list of names."""
+    fill: FillPolicy = "mask"
+    """Missing targets: mask (shown to the network as missing), ffill, linear, zero, or error."""
+    val_size: int | None = Field(default=None, ge=1)
+    """Validation steps before the test steps of every series; null = a tenth of the series, at least one horizon."""
+    test_size: int = Field(default=0, ge=0)
+    """Test steps at the end of every series, never trained on nor selected on."""
+    keep_context: bool = True
+    """Keep the last context_length rows of each series in the bundle, to forecast a known series by name alone."""
+
+    @field_validator("calendar")
+    @classmethod
+    def _known_features(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        unknown = [name for name in value if name not in CALENDAR_FEATURES] if isinstance(value, tuple) else []
+        if unknown:
+            raise ValueError(f"unknown calendar feature {unknown[0]!r}; known are {', '.join(CALENDAR_FEATURES)}")
+        return value
+
+
+class ModelConfig(_Section):
+    """The network."""
+
+    architecture: ArchitectureName = "lstm"
+    """Network: linear, rnn, gru or lstm."""
+    context_length: int | None = Field(default=None, ge=1, le=100_000)
+    """Past steps the network sees; null = covers the season and at least two horizons."""
+    horizon: int | None = Field(default=None, ge=1, le=100_000)
+    """Future steps to forecast; null = one season."""
+    hidden_size: int = Field(default=64, ge=1, le=16_384)
+    """Units per recurrent layer."""
+    num_layers: int = Field(default=1, ge=1, le=64)
+    """Recurrent layers on top of each other."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of units dropped between layers and before the decoder."""
+    nonlinearity: Literal["tanh", "relu"] = "tanh"
+    """Activation of the rnn architecture."""
+    initialization: InitializationName | None = None
+    """Start of the recurrent weights: torch, orthogonal, forget_bias, chrono, identity; null = chosen."""
+    forget_bias: float | None = None
+    """Total forget (GRU: update) gate bias at the start; null = as the initialization says."""
+    init_gain: float | None = Field(default=None, gt=0.0)
+    """Factor on the recurrent matrices at the start; null = 1."""
+    scaler: ScalerName = "standard"
+    """Per-window scaling inside the network: standard, mean_abs, robust, last, revin or none."""
+    decoder: DecoderName = "direct"
+    """How the final state becomes the horizon."""
+    head: HeadName = "quantile"
+    """Output per step: point or quantile."""
+    quantile_levels: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
+    """Levels of the quantile head, increasing, in (0, 1)."""
+
+    @field_validator("quantile_levels")
+    @classmethod
+    def _levels_increase(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if not levels or any(not 0.0 < level < 1.0 for level in levels):
+            raise ValueError("must name levels strictly between 0 and 1")
+        if any(a >= b for a, b in itertools.pairwise(levels)):
+            raise ValueError("must be increasing")
+        return levels
+
+
+class OptimizerConfig(_Section):
+    """How gradients become updates."""
+
+    name: OptimizerName = "adamw"
+    """sgd, nesterov, rmsprop, adagrad, adam, adamw, nadam or radam."""
+    learning_rate: float = Field(default=0.001, gt=0.0)
+    """Step size at the top of the schedule."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """L2 pull of the weights towards zero (decoupled for adamw)."""
+    momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Momentum of sgd, nesterov and rmsprop."""
+    schedule: ScheduleName | None = None
+    """Learning rate over the budget: constant, cosine, one_cycle, plateau; null = chosen for the budget."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of linear warm-up before the schedule."""
+
+
+class FitConfig(_Section):
+    """The training loop."""
+
+    max_steps: int = Field(default=2000, ge=1)
+    """Optimizer steps at most."""
+    batch_size: int = Field(default=64, ge=1)
+    """Windows per step."""
+    loss: LossName = "auto"
+    """auto = quantile loss for the quantile head, mae for the point head; or quantile, mae, mse, huber."""
+    max_grad_norm: float | None = Field(default=1.0, gt=0.0)
+    """Clip the total gradient norm here; null = no clipping."""
+    val_check_steps: int = Field(default=100, ge=1)
+    """Steps between validation losses (and checkpoints)."""
+    patience: int | None = Field(default=5, ge=1)
+    """Checks without improvement before stopping; null = never stop early."""
+    min_delta: float = Field(default=0.0, ge=0.0)
+    """Smallest decrease of the validation loss that counts as improvement."""
+    tbptt_steps: int | None = Field(default=None, ge=1)
+    """Truncate backpropagation this many steps before the forecast origin; null = whole context."""
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    """Seed of everything random."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Arithmetic of the network; bfloat16 is autocast."""
+    compile: bool = False
+    """torch.compile the network where that helps."""
+    num_threads: int | None = Field(default=None, ge=1)
+    """CPU threads; null = torch's choice."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    """auto, cpu, cuda, cuda:N or mps; never part of the bundle."""
+
+
+class GradientsConfig(_Section):
+    """What is measured of the gradient, and what follows."""
+
+    preset: Literal["off", "economy", "full"] = "economy"
+    """Instruments by price."""
+    need_steps: int | None = Field(default=None, ge=1)
+    """How far back the data is known to reach, in steps; null = estimated."""
+    on_fault: Literal["warn", "stop", "heal"] = "warn"
+    """What a fault does to the run."""
+
+
+class TrackingConfig(_Section):
+    """Where runs and models are kept."""
+
+    uri: str | None = None
+    """MLflow tracking URI; null = MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db."""
+    experiment: str = Field(default="gradcast", min_length=1)
+    """MLflow experiment."""
+    run_name: str | None = None
+    """Name of the run; null = architecture and data file."""
+    model_name: str | None = None
+    """Registered model's name; null = the data file's name."""
+    register_model: bool = Field(default=True, alias="register")
+    """Register the model."""
+    alias: str = Field(default="challenger", pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$")
+    """Alias of a healthy version when the name already has a champion."""
+    required: bool = False
+    """Strict: a tracking server that does not answer ends the run with exit code 1."""
+
+
+class TrainingConfig(_Section):
+    """Everything a training run depends on, besides the data itself."""
+
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    fit: FitConfig = Field(default_factory=FitConfig)
+    gradients: GradientsConfig = Field(default_factory=GradientsConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    @model_validator(mode="after")
+    def _possible_together(self) -> Self:
+        problems = list(_impossible_combinations(self))
+        if problems:
+            raise ConfigurationError(problems)
+        return self
+
+    def to_yaml(self) -> str:
+        """The configuration as a YAML document that reproduces it."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100)
+
+
+def _impossible_combinations(config: TrainingConfig) -> Iterable[Problem]:
+    fit, model, optimizer, data = config.fit, config.model, config.optimizer, config.data
+    if fit.loss == "quantile" and model.head != "quantile":
+        yield Problem(
+            "config_conflict", "fit.loss", "quantile needs model.head: quantile.", "Set model.head: quantile."
+        )
+    if fit.loss not in ("auto", "quantile") and model.head == "quantile":
+        yield Problem("config_conflict", "fit.loss", f"{fit.loss} needs model.head: point.", "Set model.head: point.")
+    if fit.tbptt_steps is not None and model.architecture == "linear":
+        yield Problem("config_conflict", "fit.tbptt_steps", "a linear network has no time to truncate.", "Remove it.")
+    if optimizer.momentum > 0 and optimizer.name not in ("sgd", "nesterov", "rmsprop"):
+        yield Problem(
+            "config_conflict",
+            "optimizer.momentum",
+            f"{optimizer.name} has no momentum option.",
+            "Use sgd, nesterov or rmsprop.",
+        )
+    if optimizer.name == "nesterov" and optimizer.momentum == 0:
+        yield Problem(
+            "config_conflict",
+            "optimizer.momentum",
+            "nesterov needs a momentum above 0.",
+            "Set optimizer.momentum: 0.9.",
+        )
+    if optimizer.warmup_steps >= fit.max_steps:
+        yield Problem("config_conflict", "optimizer.warmup_steps", "must be smaller than fit.max_steps.", "Lower it.")
+    roles: dict[str, str] = {}
+    for role in ("futr_exog", "hist_exog", "stat_exog"):
+        for column in getattr(data, role):
+            if column in roles or column in (data.id_col, data.time_col, data.target_col):
+                other = roles.get(column, "id, time or target")
+                yield Problem(
+                    "config_conflict",
+                    f"data.{role}",
+                    f"column {column!r} already has the role {other}.",
+                    "Name it once.",
+                )
+            roles[column] = role
+
+
+def load_config(
+    path: str | Path | None = None, overrides: Iterable[str] = (), flags: Mapping[str, Any] | None = None
+) -> TrainingConfig:
+    """Resolve a configuration: a flag beats `--set`, `--set` beats the file, the file beats the default.
+
+    Args:
+        path: YAML file, or None for defaults.
+        overrides: `dotted.key=value` strings; the value is read as YAML.
+        flags: Dotted keys to values of command-line flags; None values are skipped.
+
+    Returns:
+        The validated configuration.
+
+    Raises:
+        ConfigurationError: With every problem found, each with its path.
+    """
+    tree = _read_yaml(Path(path)) if path is not None else {}
+    problems: list[Problem] = []
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            problems.append(Problem("config_syntax", "--set", f"{override!r} must be dotted.key=value."))
+            continue
+        try:
+            _assign(tree, key.strip(), yaml.safe_load(text) if text else None)
+        except (yaml.YAMLError, KeyError):
+            problems.append(Problem("config_syntax", f"--set {key}", "must be a dotted key and a YAML value."))
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _assign(tree, key, value)
+    if problems:
+        raise ConfigurationError(problems)
+    return build_config(tree)
+
+
+def build_config(tree: Mapping[str, Any]) -> TrainingConfig:
+    """Validate a nested mapping (a YAML file, a job's body) into a TrainingConfig.
+
+    Raises:
+        ConfigurationError: With every problem found, each with its path.
+    """
+    try:
+        return TrainingConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigurationError(
+            [_as_problem(detail) for detail in error.errors(include_url=False, include_input=True)]
+        ) from None
+
+
+def _as_problem(detail: Any) -> Problem:
+    path = ".".join(str(part) for part in detail["loc"] if part != "tuple[str, ...]") or "configuration"
+    if detail["type"] == "extra_forbidden":
+        return Problem("config_unknown_key", path, "is not a known key.", _nearest_key(path))
+    actual = repr(detail["input"])
+    return Problem("config_invalid", path, f"{detail['msg'].removeprefix('Value error, ')} (is {actual[:80]}).")
+
+
+def _nearest_key(path: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(path, list(config_keys()), n=1, cutoff=0.5)
+    return f"Did you mean {near[0]}?" if near else "See gradcast train --print-config for all keys."
+
+
+def config_keys() -> dict[str, str]:
+    """Every dotted key with its description."""
+    return {
+        f"{section}.{info.alias or key}": (info.description or "").strip()
+        for section, section_info in TrainingConfig.model_fields.items()
+        for key, info in section_info.annotation.model_fields.items()  # type: ignore[union-attr]
+    }
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError([Problem("config_not_found", str(path), "does not exist.")]) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        summary = str(error).splitlines()[0]
+        raise ConfigurationError(
+            [Problem("config_unreadable", str(path), f"must be a YAML file: {summary}.")]
+        ) from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigurationError(
+            [Problem("config_unreadable", str(path), f"must be a mapping, but is a {type(tree).__name__} instead.")]
+        )
+    return tree
+
+
+def _assign(tree: dict[str, Any], dotted_key: str, value: Any) -> None:
+    *parents, leaf = dotted_key.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise KeyError(dotted_key)
+        node = child
+    node[leaf] = value

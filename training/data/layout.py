@@ -1,0 +1,192 @@
+"""Which columns of a file are the series, the time and the target: as configured, or as one would guess."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from training.config import DataConfig
+from training.data.dialect import MISSING_TEXTS
+from training.data.timestamps import parse_timestamps
+from training.errors import MAX_SHOWN, DataError, Problem
+
+_TIME_NAMES = re.compile(r"^(ds|date|time|timestamp|datetime|date_time|day|month|period|week|year|last_?updated)$|date|time", re.I)
+_TARGET_NAMES = re.compile(
+    r"^(y|value|values|target|count|sales|demand|load|volume|traffic_volume|consumption|consommation|occupancy|ot|quantity|price)$", re.I
+)
+_ID_NAMES = re.compile(r"^(unique_id|id|series|series_id|series_name|item_id|store|sku|code|name|key)$|_id$|code|name", re.I)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How columns of a file become `unique_id`, `ds` and `y`.
+
+    Attributes:
+        kind: One row per series and time, or one column per series.
+        id_col: Column that names the series; None for one series.
+        time_cols: Column of the time, or the columns of date and clock that make it together.
+        target_col: Column to forecast; None for a wide file.
+        series_cols: Columns of a wide file that are series.
+    """
+
+    kind: Literal["long", "wide"]
+    id_col: str | None
+    time_cols: tuple[str, ...]
+    target_col: str | None
+    series_cols: tuple[str, ...] = ()
+
+    def settings(self) -> str:
+        """The options that say this layout."""
+        options = [f"--set data.time_col={_quoted('+'.join(self.time_cols))}"]
+        if self.kind == "wide":
+            options.append("--set data.format=wide")
+        else:
+            options.append(f"--set data.target_col={_quoted(self.target_col or '')}")
+        if self.id_col is not None:
+            options.append(f"--set data.id_col={_quoted(self.id_col)}")
+        return " ".join(options)
+
+
+def _quoted(name: str) -> str:
+    return f"'{name}'" if re.search(r"[^\w+.-]", name) else name
+
+
+@dataclass(frozen=True)
+class ColumnFacts:
+    """What a sample tells about the columns.
+
+    Attributes:
+        names: All columns, in the order of the file.
+        times: Columns that hold times.
+        clocks: Columns that hold hours and minutes without a date.
+        numbers: Columns that hold numbers.
+        texts: Columns that hold other text.
+    """
+
+    names: tuple[str, ...]
+    times: tuple[str, ...]
+    clocks: tuple[str, ...]
+    numbers: tuple[str, ...]
+    texts: tuple[str, ...]
+
+
+def inspect_columns(names: Sequence[str], sample: Mapping[str, pd.Series]) -> ColumnFacts:
+    """Sort columns by what their first values look like."""
+    groups: dict[str, list[str]] = {"times": [], "clocks": [], "numbers": [], "texts": []}
+    for name in names:
+        if name:
+            groups[_look_at(name, sample[name])].append(name)
+    return ColumnFacts(tuple(names), *(tuple(group) for group in groups.values()))
+
+
+def _look_at(name: str, column: pd.Series) -> str:
+    if pd.api.types.is_datetime64_any_dtype(column.dtype):
+        return "times"
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return "times" if re.fullmatch(r"ds|time|date|timestamp|year", name, re.I) else "numbers"
+    text = column.astype("str").str.strip()
+    text = text[~text.isin(MISSING_TEXTS)]
+    if not len(text):
+        return "numbers"
+    if text.str.fullmatch(r"\d{1,2}[:.]\d{2}([:.]\d{2})?").mean() > 0.9 and re.search(r"time|hour|heure|clock", name, re.I):
+        return "clocks"
+    numbers = pd.to_numeric(text.str.replace(",", ".", regex=False), errors="coerce")
+    if numbers.notna().mean() > 0.5:
+        dates = re.fullmatch(r"ds|date|time|timestamp|year", name, re.I) or text.str.fullmatch(r"(19|20)\d{6}").all()
+        return "times" if dates else "numbers"
+    parsed = parse_timestamps(text, name)
+    is_ambiguous = parsed.refusal is not None and parsed.refusal.code == "time_ambiguous"
+    return "times" if is_ambiguous or (parsed.refusal is None and parsed.bad.mean() < 0.2) else "texts"
+
+
+def guess_layout(facts: ColumnFacts, num_unique: Mapping[str, int], num_rows: int) -> Layout | None:
+    """The layout that a person would try first; None if there is no time or no number."""
+    times = sorted(facts.times, key=lambda name: (not _TIME_NAMES.search(name), facts.names.index(name)))
+    if not times or not facts.numbers:
+        return None
+    time_cols = (times[0],)
+    if facts.clocks and not re.search(r"time", times[0].replace("datetime", ""), re.I):
+        time_cols = (times[0], facts.clocks[0])
+    ids = [name for name in facts.texts if _ID_NAMES.search(name) and num_unique.get(name, 0) <= max(2, num_rows // 8)]
+    named = [name for name in facts.numbers if _TARGET_NAMES.match(name)]
+    if not facts.texts and not named and facts.names[0] in time_cols:
+        return Layout("wide", None, time_cols, None, facts.numbers)
+    target = named[0] if named else facts.numbers[-1 if facts.names[-1] in facts.numbers else 0]
+    return Layout("long", ids[0] if ids else None, time_cols, target)
+
+
+def resolve_layout(facts: ColumnFacts, config: DataConfig, guess: Layout | None) -> Layout:
+    """Match the configured columns against those of the file.
+
+    A file counts as wide without being told if it has neither the target's nor the series' column, its first or named
+    column holds times, and all others hold numbers.
+
+    Raises:
+        DataError: If a column that is needed is absent or there twice.
+    """
+    names = facts.names
+    time_cols = _time_columns(names, config.time_col)
+    has_target, has_id = config.target_col in names, config.id_col in names
+    if config.format == "wide" or (config.format == "auto" and not has_target and not has_id and _may_be_wide(facts, config)):
+        time = time_cols or ((names[0],) if names[0] in facts.times or config.format == "wide" else ())
+        series = tuple(name for name in names if name and name not in time)
+        if config.format == "wide":
+            series = tuple(name for name in series if name in facts.numbers)
+        if time and series and (config.format == "wide" or set(series) <= set(facts.numbers)):
+            return Layout("wide", None, time, None, series)
+    problems = _absent(facts, config, time_cols, has_target, has_id, guess)
+    needed = [*(time_cols or ()), config.target_col, config.id_col, *config.futr_exog, *config.hist_exog, *config.stat_exog]
+    problems += [
+        Problem("column_twice", f"column {name!r}", "is in the file twice.", "Rename one of them.")
+        for name in dict.fromkeys(needed)
+        if names.count(name) > 1
+    ]
+    if problems:
+        raise DataError(problems)
+    return Layout("long", config.id_col if has_id else None, time_cols or (), config.target_col)
+
+
+def _time_columns(names: Sequence[str], time_col: str) -> tuple[str, ...] | None:
+    if time_col in names:
+        return (time_col,)
+    parts = tuple(part.strip() for part in time_col.split("+"))
+    return parts if len(parts) > 1 and all(part in names for part in parts) else None
+
+
+def _may_be_wide(facts: ColumnFacts, config: DataConfig) -> bool:
+    if config.futr_exog or config.hist_exog or config.stat_exog or config.target_col != "y":
+        return False
+    rest = [name for name in facts.names if name and name not in facts.times]
+    return bool(rest) and all(name in facts.numbers for name in rest) and len(facts.times) == 1
+
+
+def _absent(
+    facts: ColumnFacts,
+    config: DataConfig,
+    time_cols: tuple[str, ...] | None,
+    has_target: bool,
+    has_id: bool,
+    guess: Layout | None,
+) -> list[Problem]:
+    remedy = f"A guess: {guess.settings()}" if guess is not None else "See gradcast validate."
+    listed = ", ".join(repr(name) for name in facts.names[: 2 * MAX_SHOWN]) + (", ..." if len(facts.names) > 2 * MAX_SHOWN else "")
+    problems = []
+    if time_cols is None:
+        message = f"names column {config.time_col!r}, but the file has {listed} instead."
+        problems.append(Problem("column_missing", "data.time_col", message, remedy))
+    if not has_target:
+        message = f"names column {config.target_col!r}, but the file has {listed} instead."
+        problems.append(Problem("column_missing", "data.target_col", message, remedy))
+    if not has_id and config.id_col != "unique_id":
+        message = f"names column {config.id_col!r}, but the file has {listed} instead."
+        problems.append(Problem("column_missing", "data.id_col", message, "Leave data.id_col out if the file holds one series."))
+    for role in ("futr_exog", "hist_exog", "stat_exog"):
+        for name in getattr(config, role):
+            if name not in facts.names:
+                message = f"names column {name!r}, but the file has {listed} instead."
+                problems.append(Problem("covariate_missing", f"data.{role}", message, "Correct the name, or add the column."))
+    return problems

@@ -1,0 +1,252 @@
+"""Windows by index: one gather per array and batch, no Python per window, no data loader."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.forecaster import CovariateStatistics, ForecastInputs
+from training.data.panel import Panel
+from training.data.rows import block_edges
+from training.data.splits import Splits
+from training.data.tables import CovariateTables
+from training.errors import DataError, Problem
+
+# A standard deviation below this share of the column's magnitude is rounding, not variation.
+_RELATIVE_FLOOR = 1e-5
+
+
+class WindowBatch(NamedTuple):
+    """A batch of windows, in the unit of `y`.
+
+    Attributes:
+        inputs: What the network reads.
+        target: What it is to forecast, 0 where unknown.
+        target_mask: True where the target is real.
+        series: Series of each window.
+        cutoff: Rows of that series that are known; the position of the first target row.
+    """
+
+    inputs: ForecastInputs
+    target: Float[Tensor, "B H"]
+    target_mask: Bool[Tensor, "B H"]
+    series: Int64[Tensor, " B"]
+    cutoff: Int64[Tensor, " B"]
+
+
+class WindowStore:
+    """The panel as tensors, from which windows are gathered.
+
+    On the CPU the tensors share the memory of the panel's arrays; on another device they are copied there once. The
+    known-future channels and the calendar of a small panel are joined into one table, so that a batch costs one gather.
+
+    Args:
+        panel: The series.
+        context_length: Past steps L of a window.
+        horizon: Future steps H of a window.
+        device: Where the tensors live.
+    """
+
+    def __init__(self, panel: Panel, context_length: int, horizon: int, device: str | torch.device = "cpu") -> None:
+        panel = panel.extended(horizon)
+        self.panel = panel
+        self.context_length = context_length
+        self.horizon = horizon
+        self.device = torch.device(device)
+        self._width = context_length + horizon
+        self._span = torch.arange(-context_length, horizon, device=self.device)
+        self._offsets = self._tensor(panel.offsets[:-1])
+        self._lengths = self._tensor(panel.lengths)
+        # Cutoffs up to this one have their whole target inside the series.
+        self._last_inside = self._lengths - horizon
+        self._values = self._tensor(panel.values)
+        self._observed = self._tensor(panel.observed)
+        # A guessed value is context for the network, never something to forecast.
+        self._shown = self._observed if panel.filled is None else self._tensor(panel.observed | panel.filled)
+        self._has_guesses = panel.filled is not None
+        self._newest_real = self._tensor(_newest_real(panel)) if self._has_guesses and panel.fill == "linear" else None
+        self._static = self._tensor(panel.static)
+        self._tables = CovariateTables(panel, context_length, horizon, self.device)
+
+    def _tensor(self, array: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def gather(self, series: Int64[Tensor, " B"], cutoff: Int64[Tensor, " B"]) -> WindowBatch:
+        """Collect windows.
+
+        Context rows before the start of a series, and target rows past its end, are 0 and masked. A covariate that a
+        row lacks has the value before it; in the padding, that of the first row.
+
+        Args:
+            series: Series of each window.
+            cutoff: Rows of that series that are known, from 0 to its length: context is `[cutoff - L, cutoff)`, target
+                `[cutoff, cutoff + H)`.
+
+        Raises:
+            IndexError: If a cutoff lies outside its series.
+        """
+        if series.device != self.device:
+            series, cutoff = series.to(self.device), cutoff.to(self.device)
+        # Windows inside their series are copied as runs of memory; at the edges each element needs its index and mask.
+        room = torch.minimum(cutoff - self.context_length, self._last_inside.index_select(0, series) - cutoff)
+        is_inside = len(room) > 0 and room.min().item() >= 0
+        read = self._read_inside if is_inside else self._read_at_edges
+        y, shown, real = read(self._offsets.index_select(0, series), series, cutoff)
+        past, future = self._tables.gather(series, cutoff, is_inside)
+        split = self.context_length
+        context, target, target_mask = y[:, :split], y[:, split:], real[:, split:]
+        if self._has_guesses:
+            target = torch.where(target_mask, target, 0.0)
+        if self._newest_real is not None:
+            context = self._without_hindsight(context, self._offsets[series], cutoff)
+        inputs = ForecastInputs(context, shown[:, :split], past, future, self._static.index_select(0, series))
+        return WindowBatch(inputs, target, target_mask, series, cutoff)
+
+    def _read_inside(
+        self, offset: Int64[Tensor, " B"], series: Int64[Tensor, " B"], cutoff: Int64[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B W"], Bool[Tensor, "B W"], Bool[Tensor, "B W"]]:
+        first = offset + (cutoff - self.context_length)
+        y = self._runs(self._values).index_select(0, first)
+        real = self._runs(self._observed).index_select(0, first)
+        return y, self._runs(self._shown).index_select(0, first) if self._has_guesses else real, real
+
+    def _runs(self, store: Tensor) -> Tensor:
+        """Every run of L + H neighbouring rows as a row of an overlapping view."""
+        return store.as_strided((len(store) - self._width + 1, self._width), (1, 1))
+
+    def _read_at_edges(
+        self, offset: Int64[Tensor, " B"], series: Int64[Tensor, " B"], cutoff: Int64[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B W"], Bool[Tensor, "B W"], Bool[Tensor, "B W"]]:
+        length = self._lengths.index_select(0, series)
+        if bool(((cutoff < 0) | (cutoff > length)).any()):
+            raise IndexError("a cutoff lies outside its series")
+        position = cutoff[:, None] + self._span
+        inside = (position >= 0) & (position < length[:, None])
+        row = (offset[:, None] + position.clamp(min=0).minimum(length[:, None] - 1)).view(-1)
+        y = self._values.index_select(0, row).view(inside.shape).masked_fill_(~inside, 0.0)
+        real = self._observed.index_select(0, row).view(inside.shape).logical_and_(inside)
+        if not self._has_guesses:
+            return y, real, real
+        return y, self._shown.index_select(0, row).view(inside.shape).logical_and_(inside), real
+
+    def _without_hindsight(
+        self, context: Float[Tensor, "B L"], offset: Int64[Tensor, " B"], cutoff: Int64[Tensor, " B"]
+    ) -> Float[Tensor, "B L"]:
+        """Repeat the last real value in a gap that the cutoff lies in: interpolation there would look ahead."""
+        assert self._newest_real is not None
+        newest = self._newest_real[offset + (cutoff - 1).clamp(min=0)]
+        row = (offset + cutoff)[:, None] + self._span[: self.context_length]
+        known = torch.where(cutoff > 0, self._values[newest], 0.0)
+        return torch.where(row > newest[:, None], known[:, None], context)
+
+
+def _newest_real(panel: Panel) -> NDArray[np.int64]:
+    rows = np.where(panel.observed, np.arange(len(panel.observed), dtype=np.int64), 0)
+    return np.maximum.accumulate(rows)
+
+
+class TrainingWindows:
+    """All windows whose target lies inside the training rows, sampled uniformly without ever being listed.
+
+    A window has at least L rows of context, or half of what a short series offers; the rest is padding.
+
+    Args:
+        store: Where the windows are gathered.
+        splits: Where the training rows end.
+
+    Raises:
+        DataError: If no series has a window.
+    """
+
+    def __init__(self, store: WindowStore, splits: Splits) -> None:
+        usable = splits.train_end - store.horizon
+        first = np.maximum(np.minimum(store.context_length, usable // 2), 1)
+        counts = np.maximum(usable - first + 1, 0)
+        if not counts.any():
+            message = f"no series has {store.horizon + 1} training rows."
+            raise DataError([Problem("series_too_short", "data", message, "Lower model.horizon, or bring longer series.")])
+        self.num_windows = int(counts.sum())
+        self._ends = torch.from_numpy(np.cumsum(counts))
+        self._shift = torch.from_numpy(first - (np.cumsum(counts) - counts))
+
+    def sample(
+        self, batch_size: int, generator: torch.Generator | None = None
+    ) -> tuple[Int64[Tensor, " B"], Int64[Tensor, " B"]]:
+        """Draw windows with replacement.
+
+        Args:
+            batch_size: Windows to draw.
+            generator: Of the random numbers, on the CPU.
+
+        Returns:
+            Series and cutoff of each.
+        """
+        return self.locate(torch.randint(self.num_windows, (batch_size,), generator=generator))
+
+    def locate(self, number: Int64[Tensor, " B"]) -> tuple[Int64[Tensor, " B"], Int64[Tensor, " B"]]:
+        """Series and cutoff of the windows with the given numbers, `0 .. num_windows - 1` by series and time."""
+        series = torch.searchsorted(self._ends, number, right=True)
+        return series, number + self._shift[series]
+
+
+def validation_cutoffs(splits: Splits, max_windows: int = 1024) -> tuple[Int64[Tensor, " W"], Int64[Tensor, " W"]]:
+    """Windows whose target lies inside the validation rows: a fixed selection, spread evenly over series and time.
+
+    Args:
+        splits: Where the validation rows are.
+        max_windows: Windows at most.
+
+    Returns:
+        Series and cutoff of each.
+    """
+    counts = np.maximum(splits.val_end - splits.train_end - splits.horizon + 1, 0)
+    ends = np.cumsum(counts)
+    total = int(ends[-1])
+    if total == 0:
+        raise DataError([Problem("series_too_short", "data", "no series holds a validation window.", "Raise data.val_size.")])
+    number = np.unique(np.linspace(0, total - 1, min(max_windows, total)).round().astype(np.int64))
+    series = np.searchsorted(ends, number, side="right")
+    cutoff = splits.train_end[series] + number - (ends - counts)[series]
+    return torch.from_numpy(series), torch.from_numpy(cutoff)
+
+
+def covariate_statistics(panel: Panel, splits: Splits) -> CovariateStatistics:
+    """Mean and standard deviation of every covariate channel over the training rows of all series.
+
+    Channels that are 0 or 1, and the calendar's sines and cosines, keep their unit: mean 0, deviation 1. So does the
+    deviation of a column that hardly varies, or rounding noise would be blown up into a signal.
+
+    Args:
+        panel: The series.
+        splits: Where the training rows end.
+    """
+    position = np.arange(len(panel.values)) - np.repeat(panel.offsets[:-1], panel.lengths)
+    is_training = position < np.repeat(splits.train_end, panel.lengths)
+    rows = np.flatnonzero(is_training)
+    loc, scale = _moments(panel.covariates, rows)
+    split = panel.num_future_channels
+    num_calendar = len(panel.columns.calendar)
+    past_loc = np.concatenate([loc[:split], np.zeros(num_calendar), loc[split:]])
+    past_scale = np.concatenate([scale[:split], np.ones(num_calendar), scale[split:]])
+    static_loc, static_scale = _moments(panel.static, np.flatnonzero(splits.train_end > 0))
+    tensors = (torch.from_numpy(array.astype(np.float32)) for array in (past_loc, past_scale, static_loc, static_scale))
+    return CovariateStatistics(*tensors)
+
+
+def _moments(table: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    loc, scale = np.zeros(table.shape[1]), np.ones(table.shape[1])
+    for channel in range(table.shape[1]):
+        parts = [table[rows[a:b], channel].astype(np.float64) for a, b in block_edges(len(rows))]
+        if not parts or all(((part == 0) | (part == 1)).all() for part in parts):
+            continue
+        mean = sum(float(part.sum()) for part in parts) / len(rows)
+        variance = sum(float(((part - mean) ** 2).sum()) for part in parts) / len(rows)
+        loc[channel] = mean
+        magnitude = max(abs(mean), max(float(np.abs(part).max()) for part in parts))
+        scale[channel] = np.sqrt(variance) if np.sqrt(variance) > _RELATIVE_FLOOR * magnitude else max(1.0, magnitude)
+    return loc, scale

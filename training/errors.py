@@ -1,0 +1,88 @@
+"""The pipeline's errors. `training.cli` holds the one table that turns them into exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.errors import GradcastError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a configuration or a data file.
+
+    Attributes:
+        code: Stable identifier, such as `duplicate_timestamps`.
+        where: Key path, or file, series and row.
+        message: The sentence for the user, without data in bulk.
+        remedy: What to do about it.
+    """
+
+    code: str
+    where: str
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message} {self.remedy}".rstrip()
+
+
+MAX_SHOWN = 5
+
+
+class ProblemsError(GradcastError):
+    """Several problems shown together: at most five, then the count."""
+
+    code = "invalid"
+    subject = "input"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(self.subject, "valid", f"invalid in {len(self.problems)} place(s)")
+
+    def __str__(self) -> str:
+        count = len(self.problems)
+        lines = [f"{self.subject} has {count} problem{'s' if count != 1 else ''}:"]
+        lines += [f"  - {problem}" for problem in self.problems[:MAX_SHOWN]]
+        if count > MAX_SHOWN:
+            lines.append(f"  ... and {count - MAX_SHOWN} more")
+        return "\n".join(lines)
+
+
+class ConfigurationError(ProblemsError):
+    """Configuration keys that are unknown, of the wrong type, out of range or impossible together."""
+
+    code = "config_invalid"
+    subject = "configuration"
+
+
+class DataError(ProblemsError):
+    """Data that cannot be trained on or forecast from as it stands."""
+
+    code = "data_invalid"
+    subject = "data"
+
+
+class NumericalError(GradcastError):
+    """A loss or gradient that stopped being a number, caught before the weights were touched."""
+
+    code = "non_finite"
+
+
+class CheckpointError(GradcastError):
+    """A checkpoint that is damaged or belongs to another configuration."""
+
+    code = "checkpoint_invalid"
+
+
+class TrackingError(GradcastError):
+    """The tracking server or the registry refused or did not answer."""
+
+    code = "tracking_unavailable"
+
+
+class ModelNotFoundError(GradcastError):
+    """A model name, version or alias that the registry does not hold."""
+
+    code = "model_not_found"

@@ -1,0 +1,159 @@
+"""From a table of recent values to a forecast: the one way that the command line, the pyfunc and the service share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from models.bundle import Bundle, BundleManifest
+from models.errors import GradcastError
+from training.config import DataConfig
+from training.data.panel import Panel, build_panel
+from training.data.windows import WindowStore
+from training.errors import DataError, Problem
+
+WINDOWS_PER_BATCH = 512
+
+
+class LevelError(GradcastError):
+    """A quantile level outside of those the model was trained for."""
+
+    code = "level_unavailable"
+
+
+@dataclass(frozen=True)
+class PanelForecast:
+    """Forecasts of every series of a panel, from its last known row on.
+
+    Attributes:
+        panel: The series.
+        quantiles: In the unit of `y`.
+        levels: Quantile levels along Q.
+    """
+
+    panel: Panel
+    quantiles: Float[np.ndarray, "N H Q"]
+    levels: tuple[float, ...]
+
+    def timestamps(self, series: int) -> pd.DatetimeIndex | np.ndarray:
+        """Time of every forecast step of one series."""
+        length = int(self.panel.offsets[series + 1] - self.panel.offsets[series])
+        return self.panel.timestamps(series, length, length + self.quantiles.shape[1])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Columns unique_id, ds, mean (the median), and one per level, named by its number."""
+        num_series, horizon, _ = self.quantiles.shape
+        times = [pd.Series(self.timestamps(series)) for series in range(num_series)]
+        frame = pd.DataFrame({"unique_id": np.repeat(np.asarray(self.panel.ids, dtype=object), horizon)})
+        frame["ds"] = pd.concat(times, ignore_index=True)
+        frame["mean"] = interpolate_levels(self.quantiles, self.levels, (0.5,)).reshape(-1)
+        for index, level in enumerate(self.levels):
+            frame[f"{level:g}"] = self.quantiles[:, :, index].reshape(-1)
+        return frame
+
+
+def build_request_panel(manifest: BundleManifest, frame: pd.DataFrame) -> Panel:
+    """Encode recent values the way the model was trained.
+
+    Args:
+        manifest: Of the model's bundle.
+        frame: unique_id, ds, y and the model's covariates. Rows after a series' last real y carry the known-future
+            covariates of the horizon.
+
+    Returns:
+        One series per unique_id.
+
+    Raises:
+        DataError: With everything that is wrong.
+    """
+    columns = manifest.columns
+    config = DataConfig(
+        freq=manifest.freq,
+        season_length=manifest.season_length,
+        futr_exog=columns.futr_exog,
+        hist_exog=columns.hist_exog,
+        stat_exog=columns.stat_exog,
+    )
+    return build_panel(frame, config, columns=columns, horizon=manifest.network.horizon)
+
+
+def forecast_panel(bundle: Bundle, panel: Panel) -> PanelForecast:
+    """Forecast every series from its end.
+
+    Args:
+        bundle: The model.
+        panel: Encoded with the model's columns.
+
+    Returns:
+        Quantiles of the model's horizon.
+
+    Raises:
+        DataError: If the horizon's known-future covariates are missing.
+    """
+    network = bundle.manifest.network
+    store = WindowStore(panel, network.context_length, network.horizon)
+    _validate_future(panel, network.horizon)
+    lengths = torch.from_numpy(np.diff(panel.offsets))
+    with torch.inference_mode():
+        parts = [
+            bundle.forecaster(store.gather(series, lengths[series]).inputs)
+            for series in torch.arange(len(panel.ids)).split(WINDOWS_PER_BATCH)
+        ]
+    return PanelForecast(panel, torch.cat(parts).numpy(), network.output_levels)
+
+
+def forecast_frame(bundle: Bundle, frame: pd.DataFrame) -> pd.DataFrame:
+    """Forecast every series of a table; see `build_request_panel` for its columns.
+
+    Returns:
+        unique_id, ds, mean, and one column per quantile level.
+    """
+    return forecast_panel(bundle, build_request_panel(bundle.manifest, frame)).to_frame()
+
+
+def _validate_future(panel: Panel, horizon: int) -> None:
+    problems = [
+        Problem(
+            "covariate_missing",
+            f"series {name!r}",
+            f"must have {', '.join(panel.columns.futr_exog)} for {horizon} steps after its last value.",
+            "Add rows without y that carry them.",
+        )
+        for name in panel.series_without_future(horizon)
+    ]
+    if problems:
+        raise DataError(problems)
+
+
+def interpolate_levels(
+    quantiles: Float[np.ndarray, "*rest Q"], levels: Sequence[float], wanted: Sequence[float]
+) -> Float[np.ndarray, "*rest W"]:
+    """Quantiles at other levels, linear between the trained ones.
+
+    Args:
+        quantiles: At `levels` along the last axis.
+        levels: Trained levels, increasing.
+        wanted: Levels inside the trained range.
+
+    Returns:
+        Quantiles at `wanted`.
+
+    Raises:
+        LevelError: If a level lies outside.
+    """
+    outside = [level for level in wanted if not levels[0] - 1e-9 <= level <= levels[-1] + 1e-9]
+    if outside:
+        raise LevelError(
+            "quantile level", f"between {levels[0]:g} and {levels[-1]:g}", f"{outside[0]:g}",
+            "Train with model.quantile_levels that include it.",
+        )  # fmt: skip
+    position = np.interp(wanted, levels, np.arange(len(levels)))
+    below = np.floor(position).astype(int)
+    above = np.minimum(below + 1, len(levels) - 1)
+    share = (position - below).astype(quantiles.dtype)
+    return np.asarray(quantiles[..., below] * (1 - share) + quantiles[..., above] * share)

@@ -1,0 +1,204 @@
+"""The gradient of a whole forecaster by hand: loss, head, decoder, recurrence, scaler, down to every past value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from models.config import GRUConfig, LinearConfig, LSTMConfig, NetworkConfig, RNNConfig
+from models.decoders import STEP_FEATURES
+from models.forecaster import ForecastInputs
+from models.heads import center_index
+from training.config import LossName
+from training.gradcheck.cells import Array, build_cell
+from training.gradcheck.pullbacks import AffineGradients, ScaledTarget, affine, masked_loss, non_crossing, relu
+from training.gradcheck.scalers import WindowStatistics, window_statistics
+from training.gradcheck.through_time import LayerWeights, backward_stack, forward_stack
+
+Weights = Mapping[str, Array]
+
+
+class TrainingExample(NamedTuple):
+    """One small batch with its targets, float64.
+
+    Attributes:
+        inputs: What the forecaster reads.
+        target: Future values in the unit of `y`.
+        target_mask: True where observed.
+        scale_floor: Smallest unit of an error, in the unit of `y`.
+    """
+
+    inputs: ForecastInputs
+    target: Tensor
+    target_mask: Tensor
+    scale_floor: Tensor
+
+
+class _Standardised(NamedTuple):
+    """What the network proper reads; also the shape of the derivatives with respect to it."""
+
+    scaled: Float[Array, "B L"]
+    observed: Float[Array, "B L"]
+    past: Float[Array, "B L P"]
+    future: Float[Array, "B H F"]
+    static: Float[Array, "B S"]
+
+
+# Derivative with respect to the raw output -> derivatives with respect to what was read, and to the weights by name.
+_Pullback = Callable[[Array], tuple[_Standardised, dict[str, Array]]]
+
+
+def differentiate_forecaster(
+    config: LinearConfig | RNNConfig | GRUConfig | LSTMConfig,
+    weights: Weights,
+    example: TrainingExample,
+    loss: LossName,
+) -> tuple[float, dict[str, Array]]:
+    """Loss of a forecaster and its gradient, without autograd.
+
+    Args:
+        config: The network's description.
+        weights: Its parameters and buffers by name, float64.
+        example: What it reads and should forecast.
+        loss: `quantile`, `mae`, `mse` or `huber`.
+
+    Returns:
+        The loss, and its derivative with respect to every parameter (by its name) and every real-valued input (by its
+        name in `ForecastInputs`).
+    """
+    read, statistics, standard = _standardise(config, weights, example.inputs)
+    network = _linear if isinstance(config, LinearConfig) else _recurrent
+    raw, network_pullback = network(config, weights, read)
+    quantiles, head_pullback = non_crossing(raw, center_index(config.output_levels))
+    gain, shift = _learned_scaling(weights)
+    prediction = (quantiles - shift) / gain
+    truth = ScaledTarget(*(tensor.numpy() for tensor in example[1:]))
+    value, d_loss = masked_loss(loss, config.output_levels, prediction, statistics.loc, statistics.scale, truth)
+
+    d_quantiles = d_loss.prediction / gain
+    d_read, gradients = network_pullback(head_pullback(d_quantiles))
+    # Back through the scaler: directly, and through the level and the scale, which also served to measure the error.
+    d_scaled = d_read.scaled * read.observed
+    d_standard = d_scaled * gain
+    d_loc = d_loss.loc - (d_standard / statistics.scale).sum(axis=1, keepdims=True)
+    d_scale = d_loss.scale - (d_standard * standard / statistics.scale).sum(axis=1, keepdims=True)
+    gradients["context"] = d_standard / statistics.scale + d_loc * statistics.d_loc + d_scale * statistics.d_scale
+    if config.scaler == "revin":
+        d_log_gain = (d_standard * standard).sum() - (d_loss.prediction * prediction).sum()
+        gradients["scaler.log_gain"] = np.array([d_log_gain])
+        gradients["scaler.shift"] = np.array([d_scaled.sum() - d_quantiles.sum()])
+    num_future = config.num_future_covariates
+    gradients["past_covariates"] = d_read.past / weights["past_scale"]
+    gradients["future_covariates"] = d_read.future / weights["past_scale"][:num_future]
+    gradients["static_covariates"] = d_read.static / weights["static_scale"]
+    return value, gradients
+
+
+def _standardise(
+    config: NetworkConfig, weights: Weights, inputs: ForecastInputs
+) -> tuple[_Standardised, WindowStatistics, Float[Array, "B L"]]:
+    """What the network reads, the statistics of the windows, and the windows before the learned gain and shift."""
+    context, mask, past, future, static = (tensor.detach().numpy() for tensor in inputs)
+    statistics = window_statistics(config.scaler, context, mask)
+    standard = np.where(mask, (context - statistics.loc) / statistics.scale, 0.0)
+    gain, shift = _learned_scaling(weights)
+    observed, num_future = mask.astype(np.float64), config.num_future_covariates
+    read = _Standardised(
+        scaled=(standard * gain + shift) * observed,
+        observed=observed,
+        past=(past - weights["past_loc"]) / weights["past_scale"],
+        future=(future - weights["past_loc"][:num_future]) / weights["past_scale"][:num_future],
+        static=(static - weights["static_loc"]) / weights["static_scale"],
+    )
+    return read, statistics, standard
+
+
+def _learned_scaling(weights: Weights) -> tuple[Array | float, Array | float]:
+    """Gain and shift of RevIN; one and zero for the scalers without parameters."""
+    if "scaler.log_gain" not in weights:
+        return 1.0, 0.0
+    return np.exp(weights["scaler.log_gain"]), weights["scaler.shift"]
+
+
+def _linear(config: NetworkConfig, weights: Weights, read: _Standardised) -> tuple[Array, _Pullback]:
+    shape = (-1, config.horizon, len(config.output_levels))
+    from_window, window_pullback = affine(read.scaled, weights["decoder.weight"], weights["decoder.bias"])
+    covariates = _horizon_covariates(config, read)
+    from_covariates, covariates_pullback = affine(covariates, weights["covariates.weight"])
+
+    def pullback(d_raw: Array) -> tuple[_Standardised, dict[str, Array]]:
+        d_window = window_pullback(d_raw.reshape(len(d_raw), -1))
+        d_covariates = covariates_pullback(d_raw)
+        d_future, d_static = _split_covariates(config, d_covariates.x)
+        gradients = _named("decoder", d_window) | {"covariates.weight": d_covariates.weight}
+        d_past, d_observed = np.zeros_like(read.past), np.zeros_like(read.observed)
+        return _Standardised(d_window.x, d_observed, d_past, d_future, d_static), gradients
+
+    return from_window.reshape(shape) + from_covariates, pullback
+
+
+def _recurrent(
+    config: RNNConfig | GRUConfig | LSTMConfig, weights: Weights, read: _Standardised
+) -> tuple[Array, _Pullback]:
+    batch, length = read.scaled.shape
+    cell = build_cell(config.architecture, getattr(config, "nonlinearity", "tanh"))
+    layers = [layer_weights(weights, f"encoder.layers.{index}") for index in range(config.num_layers)]
+    zeros = (np.zeros((batch, config.hidden_size)),) * cell.num_states
+    static = np.repeat(read.static[:, None], length, axis=1)
+    channels = np.concatenate((read.scaled[..., None], read.observed[..., None], read.past, static), axis=-1)
+
+    tapes = forward_stack(cell, layers, channels, [zeros] * config.num_layers)
+    summary, summary_pullback = affine(tapes[-1].final[0], *_pair(weights, "decoder.step_projection"))
+    steps, steps_pullback = relu(summary.reshape(batch, config.horizon, STEP_FEATURES))
+    joined = np.concatenate((steps, _horizon_covariates(config, read)), axis=-1)
+    mixed, mixed_pullback = affine(joined, *_pair(weights, "decoder.mixer"))
+    features, features_pullback = relu(mixed)
+    raw, raw_pullback = affine(features, *_pair(weights, "head.projection"))
+
+    def pullback(d_raw: Array) -> tuple[_Standardised, dict[str, Array]]:
+        d_head = raw_pullback(d_raw)
+        d_mixer = mixed_pullback(features_pullback(d_head.x))
+        d_steps = steps_pullback(d_mixer.x[..., :STEP_FEATURES])
+        d_future, d_static = _split_covariates(config, d_mixer.x[..., STEP_FEATURES:])
+        d_summary = summary_pullback(d_steps.reshape(batch, -1))
+        # Only the final hidden state of the top layer is read, no other output and no cell.
+        d_final = [zeros] * (config.num_layers - 1) + [(d_summary.x, *zeros[1:])]
+        d_stack = backward_stack(cell, layers, tapes, np.zeros_like(tapes[-1].outputs), d_final)
+        num_past = config.num_past_covariates
+        d_static = d_static + d_stack.inputs[..., 2 + num_past :].sum(axis=1)
+        d_read = _Standardised(
+            d_stack.inputs[..., 0], d_stack.inputs[..., 1], d_stack.inputs[..., 2 : 2 + num_past], d_future, d_static
+        )
+        gradients = _named("decoder.step_projection", d_summary) | _named("decoder.mixer", d_mixer)
+        gradients |= _named("head.projection", d_head)
+        for index, layer in enumerate(d_stack.weights):
+            gradients |= {f"encoder.layers.{index}.{name}_l0": value for name, value in layer._asdict().items()}
+        return d_read, gradients
+
+    return raw, pullback
+
+
+def layer_weights(weights: Weights, prefix: str) -> LayerWeights:
+    """The four weights of the fused layer called `prefix`."""
+    return LayerWeights(*(weights[f"{prefix}.{name}_l0"] for name in LayerWeights._fields))
+
+
+def _horizon_covariates(config: NetworkConfig, read: _Standardised) -> Float[Array, "B H E"]:
+    return np.concatenate((read.future, np.repeat(read.static[:, None], config.horizon, axis=1)), axis=-1)
+
+
+def _split_covariates(config: NetworkConfig, d_covariates: Float[Array, "B H E"]) -> tuple[Array, Array]:
+    count = config.num_future_covariates
+    return d_covariates[..., :count], d_covariates[..., count:].sum(axis=1)
+
+
+def _pair(weights: Weights, prefix: str) -> tuple[Array, Array]:
+    return weights[f"{prefix}.weight"], weights[f"{prefix}.bias"]
+
+
+def _named(prefix: str, gradients: AffineGradients) -> dict[str, Array]:
+    return {f"{prefix}.weight": gradients.weight, f"{prefix}.bias": gradients.bias}

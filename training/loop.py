@@ -1,0 +1,352 @@
+"""The visible loop: everything that happens between two weight updates can be read here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from models.forecaster import Forecaster
+from training.checkpoint import (
+    BEST,
+    LAST,
+    network_tensors,
+    optimizer_tensors,
+    random_state,
+    read_checkpoint,
+    restore_network,
+    restore_optimizer,
+    restore_random_state,
+    write_checkpoint,
+)
+from training.config import FitConfig, OptimizerConfig
+from training.data.windows import TrainingWindows, WindowBatch, WindowStore
+from training.errors import NumericalError
+from training.gradients.forensics import locate_non_finite
+from training.gradients.norms import GradientNorms, clip_, total_norm, validate_finite_gradient
+from training.gradients.readings import Readings
+from training.gradients.schedule import Schedule
+from training.gradients.updates import UpdateRatio
+from training.losses import ForecastLoss
+from training.optimizers import LearningRateSchedule, build_optimizer
+from training.progress import FitProgress
+from training.tracking.tracker import Tracker
+
+VALIDATION_BATCH = 256
+
+
+class StepReading(NamedTuple):
+    """What one step leaves behind, still on the device.
+
+    Attributes:
+        loss: Training loss before the update.
+        norms: Gradient norm of every leaf, before clipping.
+        clip: Factor the gradient was scaled by; 1 where it was not clipped.
+    """
+
+    loss: Float[Tensor, ""]
+    norms: Float[Tensor, " leaves"]
+    clip: Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class FitData:
+    """What is trained and validated on.
+
+    Attributes:
+        store: Gathers windows by index.
+        windows: Draws training windows.
+        validation: Series and cutoffs of the fixed validation windows.
+        scale_floor: Smallest scale a series' errors are measured in, in the unit of `y`.
+        ids: Names of the series.
+    """
+
+    store: WindowStore
+    windows: TrainingWindows
+    validation: tuple[Tensor, Tensor]
+    scale_floor: Float[Tensor, " N"]
+    ids: tuple[str, ...]
+
+    def floor(self, batch: WindowBatch) -> Float[Tensor, "B 1"]:
+        """Scale floor of each window of a batch."""
+        return self.scale_floor[batch.series][:, None]
+
+
+@dataclass
+class FitState:
+    """What changes during a fit, besides weights and optimizer.
+
+    Attributes:
+        step: Updates done.
+        best_step: Update with the lowest validation loss.
+        best_val_loss: That loss.
+        bad_checks: Checks since then.
+        readings: Losses and gradient quantities over steps.
+        fit_seconds: Time in training steps, without validation.
+    """
+
+    step: int = 0
+    best_step: int = 0
+    best_val_loss: float = math.inf
+    bad_checks: int = 0
+    readings: Readings = field(default_factory=Readings)
+    fit_seconds: float = 0.0
+
+
+class FitInterruptedError(Exception):
+    """The user stopped the fit; the last checkpoint resumes it."""
+
+
+def train_step(
+    forecaster: Forecaster,
+    batch: WindowBatch,
+    scale_floor: Float[Tensor, "B 1"],
+    loss_function: ForecastLoss,
+    optimizer: torch.optim.Optimizer,
+    gradient_norms: GradientNorms,
+    fit: FitConfig,
+    step: int,
+) -> StepReading:
+    """One update of the weights.
+
+    Args:
+        forecaster: In training mode.
+        batch: Windows.
+        scale_floor: Smallest scale of each window's errors.
+        loss_function: What to minimise.
+        optimizer: Turns gradients into updates; its learning rate is set.
+        gradient_norms: Measures the gradient.
+        fit: Clipping, truncation and precision.
+        step: Number of this update, from 1.
+
+    Returns:
+        Loss, gradient norms and clip factor.
+
+    Raises:
+        NumericalError: If loss or gradient is not finite; the weights are untouched then.
+    """
+    with autocast(fit, batch.target.device):
+        forecast = forecaster.forward_scaled(batch.inputs, fit.tbptt_steps)
+        loss = loss_function(forecast, batch.target, batch.target_mask, scale_floor)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norms = gradient_norms.measure()
+    total = total_norm(norms)
+    if not bool(torch.isfinite(loss.detach() + total)):
+        _raise_non_finite(loss, gradient_norms, norms, step)
+    clip = clip_(gradient_norms.parameters, total, fit.max_grad_norm) if fit.max_grad_norm else torch.ones_like(total)
+    optimizer.step()
+    return StepReading(loss.detach(), norms, clip)
+
+
+def autocast(fit: FitConfig, device: torch.device) -> AbstractContextManager[object]:
+    """Mixed precision if the configuration asks for it."""
+    if fit.precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+@torch.no_grad()
+def validation_loss(forecaster: Forecaster, data: FitData, loss_function: ForecastLoss) -> float:
+    """Mean loss over the fixed validation windows, in the same scale as the training loss."""
+    forecaster.eval()
+    series, cutoff = data.validation
+    totals = torch.zeros(2, dtype=torch.float64)
+    for rows in range(0, len(series), VALIDATION_BATCH):
+        part = slice(rows, rows + VALIDATION_BATCH)
+        batch = data.store.gather(series[part], cutoff[part])
+        forecast = forecaster.forward_scaled(batch.inputs)
+        sums = loss_function.sums(forecast, batch.target, batch.target_mask, data.floor(batch))
+        totals += torch.stack(sums).double().cpu()
+    forecaster.train()
+    return float(totals[0] / totals[1].clamp(min=1.0))
+
+
+class Fit:
+    """A fit from the first step to early stopping or the end of the budget, resumable at every check.
+
+    Args:
+        forecaster: The network, on its device.
+        data: What to train and validate on.
+        loss_function: What to minimise, for training and validation alike.
+        fit: Budget, clipping, stopping.
+        optimizer: Optimizer and schedule.
+        schedule: Steps whose gradient norms are logged.
+        directory: Where checkpoints go.
+        tracker: Where metrics go.
+        progress: What the user sees.
+        stop_requested: Asked after every step; True ends the fit with a checkpoint.
+    """
+
+    def __init__(
+        self,
+        forecaster: Forecaster,
+        data: FitData,
+        loss_function: ForecastLoss,
+        fit: FitConfig,
+        optimizer: OptimizerConfig,
+        schedule: Schedule,
+        directory: Path,
+        tracker: Tracker,
+        progress: FitProgress,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.forecaster, self.data, self.loss_function, self.fit = forecaster, data, loss_function, fit
+        self.schedule, self.directory, self.tracker, self.progress = schedule, directory, tracker, progress
+        self.stop_requested = stop_requested
+        self.device = next(forecaster.parameters()).device
+        self.optimizer = build_optimizer(optimizer, forecaster.parameters(), self.device)
+        self.rates = LearningRateSchedule(optimizer, fit.max_steps)
+        self.gradient_norms = GradientNorms(forecaster)
+        self.update_ratio = UpdateRatio(forecaster)
+        self.generator = torch.Generator().manual_seed(fit.seed)
+        self.state = FitState()
+        self._recent: list[StepReading] = []
+        self._resumed_at = 0
+
+    def run(self) -> FitState:
+        """Train; afterwards the network holds the weights of the best validation loss.
+
+        Returns:
+            The final state, with all readings.
+
+        Raises:
+            NumericalError: If a loss or gradient is not finite.
+            FitInterruptedError: If the user stopped it; a checkpoint is written.
+        """
+        self.forecaster.train()
+        self.progress.start(self.fit.max_steps, self.state.step)
+        self._resumed_at = self.state.step
+        try:
+            while self.state.step < self.fit.max_steps and not self._patience_exhausted():
+                started = time.perf_counter()
+                self._step()
+                self.state.fit_seconds += time.perf_counter() - started
+                if self._is_check(self.state.step):
+                    self._check()
+                if self.stop_requested():
+                    self._write_last()
+                    raise FitInterruptedError
+        finally:
+            self.progress.stop()
+        tensors, _ = read_checkpoint(self.directory / BEST)
+        restore_network(self.forecaster, tensors, self.directory / BEST)
+        self.forecaster.eval()
+        return self.state
+
+    def resume(self) -> None:
+        """Continue from the last checkpoint; what follows is equal to an uninterrupted run to the last bit.
+
+        Raises:
+            CheckpointError: If there is none, or it does not fit.
+        """
+        path = self.directory / LAST
+        tensors, document = read_checkpoint(path)
+        restore_network(self.forecaster, tensors, path)
+        restore_optimizer(self.optimizer, tensors)
+        restore_random_state(tensors, self.generator, self.device)
+        plateau = document.pop("plateau")
+        self.rates.plateau_factor, self.rates.plateau_best, self.rates.plateau_bad_checks = plateau
+        self.state = FitState(**(document | {"readings": Readings.from_dict(document["readings"])}))
+
+    def _is_check(self, step: int) -> bool:
+        return step % self.fit.val_check_steps == 0 or step == self.fit.max_steps
+
+    def _patience_exhausted(self) -> bool:
+        return self.fit.patience is not None and self.state.bad_checks >= self.fit.patience
+
+    def _step(self) -> None:
+        step = self.state.step + 1
+        rate = self.rates.apply(self.optimizer, step)
+        batch = self.data.store.gather(*self.data.windows.sample(self.fit.batch_size, self.generator))
+        # A checkpoint must not fall between two logged steps: the mean loss since the last one would be lost.
+        logged = self.schedule(step) or self._is_check(step)
+        if logged:
+            self.update_ratio.before_step()
+        try:
+            reading = train_step(
+                self.forecaster, batch, self.data.floor(batch), self.loss_function, self.optimizer,
+                self.gradient_norms, self.fit, step,
+            )  # fmt: skip
+        except NumericalError as error:
+            location = locate_non_finite(self.forecaster, batch, self.data.ids)
+            raise NumericalError(
+                error.where, error.contract, error.actual, f"It is {location}. {_NON_FINITE_REMEDY}"
+            ) from None
+        self._recent.append(reading)
+        self.state.step = step
+        if logged:
+            self._log(step, rate)
+
+    def _log(self, step: int, rate: float) -> None:
+        losses, norms, clips = (torch.stack(column).cpu() for column in zip(*self._recent, strict=True))
+        self._recent = []
+        leaf_norms = norms[-1].tolist()
+        metrics = {"loss/train": losses.double().mean().item(), "learning_rate": rate}
+        metrics |= self.gradient_norms.named(leaf_norms) | self.update_ratio.after_step()
+        if self.fit.max_grad_norm:
+            metrics["grad_clip/fraction"] = (clips < 1).double().mean().item()
+            metrics["grad_clip/coefficient"] = clips.median().item()
+        metrics["speed/windows_per_second"] = self._speed()
+        self.state.readings.add(step, metrics | self.gradient_norms.leaf_named(leaf_norms))
+        self.tracker.log_metrics(metrics, step)
+        shown = {
+            "loss": metrics["loss/train"],
+            "grad_norm": metrics["grad_norm/total"],
+            "windows_per_second": self._speed(),
+        }
+        self.progress.update(step, shown)
+
+    def _speed(self) -> float:
+        return (self.state.step * self.fit.batch_size) / max(self.state.fit_seconds, 1e-9)
+
+    def _check(self) -> None:
+        state = self.state
+        val_loss = validation_loss(self.forecaster, self.data, self.loss_function)
+        if not math.isfinite(val_loss):
+            raise NumericalError(f"validation loss at step {state.step}", "finite", str(val_loss), _NON_FINITE_REMEDY)
+        self.rates.observe(val_loss)
+        if val_loss < state.best_val_loss - self.fit.min_delta:
+            state.best_val_loss, state.best_step, state.bad_checks = val_loss, state.step, 0
+            write_checkpoint(self.directory / BEST, network_tensors(self.forecaster), {"step": state.step})
+        else:
+            state.bad_checks += 1
+        state.readings.add(state.step, {"loss/val": val_loss})
+        self.tracker.log_metrics({"loss/val": val_loss}, state.step)
+        self._write_last()
+        _, losses = state.readings.series("loss/train")
+        shown = (
+            {"loss": losses[-1], "val_loss": val_loss, "windows_per_second": self._speed()}
+            if losses
+            else {"val_loss": val_loss}
+        )
+        _, totals = state.readings.series("grad_norm/total")
+        self.progress.check(state.step, shown | ({"grad_norm": totals[-1]} if totals else {}))
+
+    def _write_last(self) -> None:
+        tensors = network_tensors(self.forecaster) | optimizer_tensors(self.optimizer)
+        tensors |= random_state(self.generator, self.device)
+        document = vars(self.state) | {"readings": self.state.readings.to_dict()}
+        document["plateau"] = (self.rates.plateau_factor, self.rates.plateau_best, self.rates.plateau_bad_checks)
+        write_checkpoint(self.directory / LAST, tensors, document)
+
+
+_NON_FINITE_REMEDY = (
+    "The weights were not updated. Check that series for extreme values, lower optimizer.learning_rate tenfold, "
+    "or set fit.max_grad_norm."
+)
+
+
+def _raise_non_finite(loss: Tensor, gradient_norms: GradientNorms, norms: Tensor, step: int) -> None:
+    if not bool(torch.isfinite(loss)):
+        raise NumericalError(f"loss at step {step}", "finite", f"{loss.item()}")
+    validate_finite_gradient(gradient_norms, norms, step)
+    raise NumericalError(f"total gradient norm at step {step}", "finite", "too large for the number format")

@@ -1,0 +1,91 @@
+"""The description of a run and of a registered version: verdict first, then the numbers, then how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from models.bundle import BundleManifest
+from training.gradients.verdict import Verdict
+
+SHOWN_METRICS = ("mae", "rmse", "mase", "wql", "coverage_80")
+
+
+def write_model_card(manifest: BundleManifest, verdict: Verdict, name: str, notes: tuple[str, ...]) -> str:
+    """Markdown for people who find the model in the dashboard.
+
+    Args:
+        manifest: What the model is and how good it was.
+        verdict: What its gradients say.
+        name: Its name in the registry.
+        notes: What was chosen for the user.
+    """
+    network = manifest.network
+    parts = [
+        f"# {name}",
+        _verdict_section(verdict),
+        (
+            f"**{network.architecture}** forecasts `{manifest.target}` {network.horizon} steps ahead from "
+            f"{network.context_length} past steps of `{manifest.freq}` data; {manifest.num_series} series, "
+            f"trained until {manifest.trained_until}."
+        ),
+        _metrics_section(manifest),
+        _columns_section(manifest),
+    ]
+    if notes:
+        parts.append("## Chosen from the data\n" + "\n".join(f"- `{note}`" for note in notes))
+    parts.append(
+        "## Use\n"
+        "```bash\n"
+        f"gradcast forecast --model {name} --data FILE\n"
+        f"gradcast serve --model {name}\n"
+        f"mlflow models serve -m models:/{name}@champion --env-manager local\n"
+        "```"
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _verdict_section(verdict: Verdict) -> str:
+    lines = [f"## Gradient verdict: {verdict.verdict}"]
+    for finding in verdict.findings:
+        lines.append(f"- **{finding.severity}** at `{finding.where}`, step {finding.step}: {finding.message}")
+        for remedy in finding.remedies:
+            settings = " ".join(f"--set {key}={value}" for key, value in remedy.set.items())
+            lines.append(f"  - Remedy: {remedy.why}: `{settings}`")
+    if not verdict.findings:
+        lines.append("Every layer received a finite gradient to the end, and the forecasts beat doing nothing.")
+    return "\n".join(lines)
+
+
+def _metrics_section(manifest: BundleManifest) -> str:
+    sections = []
+    for part in ("val", "test"):
+        model = {key: value for key, value in manifest.metrics.items() if key.startswith(f"{part}/")}
+        if model:
+            rows = {"this model": model} | manifest.baselines
+            sections.append(_table("Validation" if part == "val" else "Test", part, rows))
+    return "\n\n".join(sections)
+
+
+def _table(title: str, part: str, rows: Mapping[str, Mapping[str, float | None]]) -> str:
+    shown = [metric for metric in SHOWN_METRICS if any(f"{part}/{metric}" in row for row in rows.values())]
+    lines = [f"## {title} (rolling origins)", "| | " + " | ".join(shown) + " |", "|---|" + "---:|" * len(shown)]
+    for label, row in rows.items():
+        cells = [_cell(row.get(f"{part}/{metric}")) for metric in shown]
+        lines.append(f"| {label.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _columns_section(manifest: BundleManifest) -> str:
+    columns = manifest.columns
+    roles = {
+        "Known into the future": columns.futr_exog,
+        "Known for the past": columns.hist_exog,
+        "Constant per series": columns.stat_exog,
+        "Calendar": columns.calendar,
+    }
+    lines = [f"- {role}: {', '.join(f'`{name}`' for name in names)}" for role, names in roles.items() if names]
+    return "## Columns\n" + "\n".join(lines) if lines else ""

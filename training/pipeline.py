@@ -1,0 +1,235 @@
+"""The composition root: the only place that builds objects and puts them together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.bundle import save_bundle
+from training.backtest import BacktestResult
+from training.checkpoint import LAST
+from training.config import TrainingConfig
+from training.data.windows import TrainingWindows, validation_cutoffs
+from training.errors import NumericalError
+from training.evaluation import baseline_metrics, evaluate, finite_metrics
+from training.gradients.schedule import logging_schedule, never
+from training.gradients.verdict import Finding, Outcome, Remedy, Verdict, conclude
+from training.loop import Fit, FitData, FitInterruptedError, FitState
+from training.losses import build_loss
+from training.model_card import write_model_card
+from training.preparation import DTYPES, Prepared, prepare, series_scale_floor
+from training.progress import SILENT_PROGRESS, FitProgress
+from training.reporting import (
+    describe_bundle,
+    describe_run,
+    extra_files,
+    gradcast_version,
+    log_outcome,
+    verdict_tags,
+    write_reports,
+)
+from training.run_directory import RunDirectory
+from training.tracking.tracker import NOOP_TRACKER, RegisteredModel, RegistrationRequest, Tracker
+
+MAX_VALIDATION_WINDOWS = 1024
+
+Say = Callable[[str], None]
+
+
+def _keep_quiet(_sentence: str) -> None:
+    """Tell nobody."""
+
+
+@dataclass
+class TrainingResult:
+    """What `gradcast train` reports.
+
+    Attributes:
+        run_id: Identity in the tracking store.
+        directory: The run's directory.
+        prepared: Data and configuration.
+        state: Losses, norms and timing.
+        backtests: Validation, and test if there is one.
+        verdict: What the gradients say.
+        model: The registered version, if it was registered.
+        num_unsent: Events that wait for `gradcast sync`.
+    """
+
+    run_id: str | None
+    directory: Path
+    prepared: Prepared
+    state: FitState
+    backtests: dict[str, BacktestResult]
+    verdict: Verdict
+    model: RegisteredModel | None = None
+    num_unsent: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document of `train --json`."""
+        model = self.model
+        readings = self.state.readings
+        _, speeds = readings.series("speed/windows_per_second")
+        return {
+            "run_id": self.run_id,
+            "status": "finished",
+            "bundle": str(self.directory / "bundle"),
+            "model": None
+            if model is None
+            else {"name": model.name, "version": model.version, "uri": model.uri, "aliases": list(model.aliases)},
+            "metrics": finite_metrics(self.backtests),
+            "baselines": baseline_metrics(self.backtests),
+            "gradients": self.verdict.model_dump(mode="json"),
+            "timing": {
+                "prepare_seconds": round(self.prepared.seconds, 3),
+                "fit_seconds": round(self.state.fit_seconds, 3),
+                "windows_per_second": round(speeds[-1], 1) if speeds else 0.0,
+                "steps": self.state.step,
+            },
+            "unsent_events": self.num_unsent,
+        }
+
+
+def train(
+    config: TrainingConfig,
+    tracker: Tracker = NOOP_TRACKER,
+    progress: FitProgress = SILENT_PROGRESS,
+    say: Say = _keep_quiet,
+    output: Path | None = None,
+    resume: RunDirectory | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> TrainingResult:
+    """Fit one model, log it, register it.
+
+    Args:
+        config: As the user wrote it, or the run's own when resuming.
+        tracker: Where the run is recorded; make it early, it opens its store in the background.
+        progress: What the user sees of the fit.
+        say: Told every choice and result in a sentence.
+        output: Directory of the run; None = a new one under `runs/`.
+        resume: A run to continue.
+        stop_requested: Asked after every step.
+
+    Returns:
+        Everything there is to report.
+
+    Raises:
+        GradcastError: Whatever went wrong, by kind.
+        FitInterruptedError: If the user stopped the fit.
+    """
+    prepared = prepare(config)
+    config = prepared.config
+    for note in prepared.notes:
+        say(note)
+    run = resume or RunDirectory.create(config, output)
+    say(f"run directory {run.path}")
+    tracker.start(describe_run(prepared, run))
+    try:
+        result = _train_tracked(prepared, run, tracker, progress, say, stop_requested, resume is not None)
+    except FitInterruptedError:
+        run.write_state(status="stopped")
+        tracker.finish("KILLED")
+        raise
+    except BaseException as error:
+        run.write_state(status="failed")
+        _log_failure(tracker, error)
+        raise
+    result.num_unsent = tracker.finish("FINISHED")
+    run.write_state(status="finished", run_id=result.run_id)
+    return result
+
+
+def _train_tracked(
+    prepared: Prepared,
+    run: RunDirectory,
+    tracker: Tracker,
+    progress: FitProgress,
+    say: Say,
+    stop_requested: Callable[[], bool],
+    resume: bool,
+) -> TrainingResult:
+    config = prepared.config
+    fit = build_fit(prepared, run, tracker, progress, stop_requested)
+    if resume and (run.checkpoints / LAST).exists():
+        fit.resume()
+        say(f"resumed at step {fit.state.step}")
+    state = fit.run()
+    say(f"fit ended at step {state.step}; best validation loss {state.best_val_loss:.4f} at step {state.best_step}")
+    backtests = evaluate(prepared)
+    verdict = judge(prepared, state, backtests)
+    manifest = describe_bundle(prepared, backtests, verdict)
+    name = config.tracking.model_name or "model"
+    note = write_model_card(manifest, verdict, name, prepared.notes)
+    save_bundle(run.bundle, prepared.forecaster, manifest, extra_files(prepared))
+    write_reports(prepared, run, state, backtests)
+    log_outcome(tracker, run, state, backtests, verdict, note)
+    model = None
+    if config.tracking.register_model:
+        healthy = verdict.verdict == "healthy"
+        tags = verdict_tags(verdict) | {
+            "gradcast.version": gradcast_version(),
+            "data.fingerprint": prepared.panel.fingerprint,
+        }
+        model = tracker.register(
+            RegistrationRequest(name, run.bundle, alias=config.tracking.alias, healthy=healthy, tags=tags, note=note)
+        )
+    return TrainingResult(tracker.run_id, run.path, prepared, state, backtests, verdict, model)
+
+
+def build_fit(
+    prepared: Prepared,
+    run: RunDirectory,
+    tracker: Tracker,
+    progress: FitProgress,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Fit:
+    """Put data, network, loss and instruments together into a fit."""
+    config, store = prepared.config, prepared.store
+    windows = TrainingWindows(store, prepared.splits)
+    validation = validation_cutoffs(prepared.splits, MAX_VALIDATION_WINDOWS)
+    dtype = DTYPES[config.fit.precision]
+    floor = series_scale_floor(prepared.panel, prepared.splits, config.model.scaler != "none").to(store.device, dtype)
+    data = FitData(store, windows, validation, floor, prepared.panel.ids)
+    loss = build_loss(config.fit.loss, prepared.forecaster.config.output_levels, config.model.head)
+    schedule = never if config.gradients.preset == "off" else logging_schedule
+    return Fit(
+        prepared.forecaster, data, loss, config.fit, config.optimizer, schedule, run.checkpoints, tracker, progress,
+        stop_requested,
+    )  # fmt: skip
+
+
+def judge(prepared: Prepared, state: FitState, backtests: Mapping[str, BacktestResult]) -> Verdict:
+    """The verdict on a finished fit."""
+    result = backtests["val"]
+    outcome = Outcome(
+        val_mae=result.metrics["mae"],
+        baseline_mae={name: scores["mae"] for name, scores in result.baselines.items()},
+        step=state.step,
+    )
+    need = prepared.config.gradients.need_steps or prepared.config.data.season_length
+    return conclude(state.readings, outcome, need)
+
+
+def _log_failure(tracker: Tracker, error: BaseException) -> None:
+    if isinstance(error, NumericalError):
+        verdict = non_finite_verdict(error)
+        tracker.log_tags(verdict_tags(verdict))
+        tracker.log_note(f"# non_finite\n\n{error}")
+    tracker.log_tags({"error": f"{type(error).__name__}: {error}"[:500]})
+    tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+
+
+def non_finite_verdict(error: NumericalError) -> Verdict:
+    """The verdict on a fit that stopped because a number was none."""
+    remedies = (
+        Remedy(why="smaller steps", set={"optimizer.learning_rate": 1e-4}),
+        Remedy(why="bound the gradient", set={"fit.max_grad_norm": 1.0}),
+        Remedy(why="scale every window", set={"model.scaler": "standard"}),
+    )
+    finding = Finding(
+        rule="non_finite", severity="fault", where=error.where, step=0, value=math.inf, threshold=0.0,
+        message=str(error), remedies=remedies,
+    )  # fmt: skip
+    return Verdict(verdict="non_finite", findings=(finding,))

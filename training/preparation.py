@@ -1,0 +1,158 @@
+"""From a configuration and a file to everything a fit needs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.config import NETWORK_CONFIG_ADAPTER
+from models.forecaster import Forecaster
+from models.registry import build_forecaster
+from training.choices import resolve_choices
+from training.config import TrainingConfig
+from training.data.panel import Panel, load_panel
+from training.data.splits import Splits, build_splits
+from training.data.windows import WindowStore, covariate_statistics
+from training.errors import ConfigurationError, Problem
+
+# Errors of a nearly constant window are measured in at least this share of its series' standard deviation.
+SCALE_FLOOR_SHARE = 0.01
+DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a fit needs, built from the configuration and the data.
+
+    Attributes:
+        config: Without nulls that depend on the data.
+        notes: What was chosen, one sentence each.
+        panel: The series.
+        splits: Where training, validation and test rows end.
+        store: Windows by index.
+        forecaster: The network at its initialisation, on its device.
+        seconds: Time taken.
+    """
+
+    config: TrainingConfig
+    notes: tuple[str, ...]
+    panel: Panel
+    splits: Splits
+    store: WindowStore
+    forecaster: Forecaster
+    seconds: float
+
+    @property
+    def horizon(self) -> int:
+        """Steps forecast."""
+        return self.forecaster.config.horizon
+
+
+def prepare(config: TrainingConfig) -> Prepared:
+    """Read the data, fill in the nulls, split, and build the network.
+
+    Raises:
+        ConfigurationError: If no data file is named.
+        DataError: If the data cannot be trained on.
+        NetworkConfigError: If the network cannot be built.
+    """
+    started = time.perf_counter()
+    if config.data.path is None:
+        raise ConfigurationError(
+            [Problem("config_missing", "data.path", "must name a data file.", "Give --data FILE.")]
+        )
+    panel = load_panel(config.data, horizon=config.model.horizon or 0)
+    config, notes = resolve_choices(config, panel)
+    horizon, context_length = config.model.horizon, config.model.context_length
+    assert horizon is not None
+    assert context_length is not None
+    panel = panel.extended(horizon)
+    splits = build_splits(panel, horizon, config.data.val_size, config.data.test_size)
+    device = choose_device(config.fit.device)
+    if config.fit.num_threads is not None:
+        torch.set_num_threads(config.fit.num_threads)
+    store = WindowStore(panel, context_length, horizon, device=str(device))
+    torch.manual_seed(config.fit.seed)
+    forecaster = build_forecaster(NETWORK_CONFIG_ADAPTER.validate_python(network_description(config, panel)))
+    forecaster.set_covariate_statistics(covariate_statistics(panel, splits))
+    forecaster.to(device=device, dtype=DTYPES[config.fit.precision])
+    seconds = time.perf_counter() - started
+    return Prepared(config, (*notes, *panel.notes, *splits.notes), panel, splits, store, forecaster, seconds)
+
+
+def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
+    """The fields of the network's own configuration, from the run's configuration and the columns of the data."""
+    model, columns = config.model, panel.columns
+    description = {
+        "architecture": model.architecture,
+        "context_length": model.context_length,
+        "horizon": model.horizon,
+        "num_past_covariates": len(columns.past_features),
+        "num_future_covariates": len(columns.future_features),
+        "num_static_covariates": len(columns.static_features),
+        "scaler": model.scaler,
+        "head": model.head,
+        "quantile_levels": model.quantile_levels,
+    }
+    if model.architecture == "linear":
+        return description
+    description |= {
+        key: getattr(model, key)
+        for key in ("hidden_size", "num_layers", "dropout", "initialization", "forget_bias", "init_gain", "decoder")
+    }
+    return description | ({"nonlinearity": model.nonlinearity} if model.architecture == "rnn" else {})
+
+
+def choose_device(name: str) -> torch.device:
+    """The named device; auto = cuda if there is one, else the CPU.
+
+    Raises:
+        ConfigurationError: If the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.partition(":")[0]
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[kind]:
+        raise ConfigurationError(
+            [Problem("device_unavailable", "fit.device", f"{name} is not available here.", "Use auto.")]
+        )
+    return torch.device(name)
+
+
+def series_scale_floor(panel: Panel, splits: Splits, scaled: bool) -> Tensor:
+    """Smallest scale of each series' errors: a share of its standard deviation over the training rows.
+
+    Args:
+        panel: The series.
+        splits: Where training rows end.
+        scaled: False if the network does not scale: then errors count as they are.
+
+    Returns:
+        One floor per series in the unit of `y`; 0 where there is none.
+    """
+    floors = np.zeros(len(panel.ids), dtype=np.float64)
+    if scaled:
+        counts, sums, squares = _training_sums(panel, splits)
+        mean = sums / np.maximum(counts, 1)
+        floors = np.sqrt(np.maximum(squares / np.maximum(counts, 1) - mean**2, 0.0)) * SCALE_FLOOR_SHARE
+    return torch.from_numpy(floors)
+
+
+def _training_sums(panel: Panel, splits: Splits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    starts = panel.offsets[:-1]
+    # Interleaved [start, train_end) pairs; the even entries of reduceat are the training rows.
+    edges = np.stack((starts, np.minimum(starts + splits.train_end, len(panel.values))), axis=1).reshape(-1)
+    observed = np.append(panel.observed, False)
+    values = np.where(observed, np.append(panel.values, 0.0), 0.0).astype(np.float64)
+    empty = splits.train_end <= 0
+
+    def total(terms: np.ndarray) -> np.ndarray:
+        return np.where(empty, 0.0, np.add.reduceat(terms, edges)[::2])
+
+    return total(observed.astype(np.float64)), total(values), total(values**2)

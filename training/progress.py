@@ -1,0 +1,131 @@
+"""What a person sees while the fit runs: a live bar on a terminal, one line per check without one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from typing import TextIO, final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+REFRESH_SECONDS = 0.1
+
+
+class FitProgress(ABC):
+    """Told about every step; decides itself how much of it to show."""
+
+    @abstractmethod
+    def start(self, max_steps: int, step: int) -> None:
+        """The fit begins at `step` of `max_steps`."""
+
+    @abstractmethod
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """A logged step, with `loss`, `grad_norm` and `windows_per_second`."""
+
+    @abstractmethod
+    def check(self, step: int, values: dict[str, float]) -> None:
+        """A validation check, with `val_loss` besides."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """The fit is over."""
+
+
+@final
+class _SilentProgress(FitProgress):
+    def start(self, max_steps: int, step: int) -> None:
+        """Begin the display."""
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Refresh the display."""
+
+    def check(self, step: int, values: dict[str, float]) -> None:
+        """Show a validation check."""
+
+    def stop(self) -> None:
+        """End the display."""
+
+
+SILENT_PROGRESS: FitProgress = _SilentProgress()
+
+
+@final
+class LineProgress(FitProgress):
+    """One line per validation check, for logs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.max_steps = 0
+
+    def start(self, max_steps: int, step: int) -> None:
+        """Begin the display."""
+        self.max_steps = max_steps
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Refresh the display."""
+
+    def check(self, step: int, values: dict[str, float]) -> None:
+        """Show a validation check."""
+        print(f"step {step}/{self.max_steps}  {_sentence(values)}", file=self.stream, flush=True)
+
+    def stop(self) -> None:
+        """End the display."""
+
+
+class _Numbers(ProgressColumn):
+    """The current loss, norm and speed."""
+
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields["numbers"]), style="cyan")
+
+
+@final
+class BarProgress(FitProgress):
+    """A live bar with loss, gradient norm and speed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        columns = (TextColumn("fit"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeRemainingColumn(), _Numbers())
+        self.progress = Progress(*columns, console=Console(file=stream), refresh_per_second=8)
+        self.values: dict[str, float] = {}
+        self.last = 0.0
+
+    def start(self, max_steps: int, step: int) -> None:
+        """Begin the display."""
+        self.task = self.progress.add_task("fit", total=max_steps, completed=step, numbers="")
+        self.progress.start()
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Refresh the display."""
+        self.values |= values
+        if time.monotonic() - self.last > REFRESH_SECONDS:
+            self.last = time.monotonic()
+            self.progress.update(self.task, completed=step, numbers=_sentence(self.values))
+
+    def check(self, step: int, values: dict[str, float]) -> None:
+        """Show a validation check."""
+        self.values |= values
+        self.progress.update(self.task, completed=step, numbers=_sentence(self.values))
+
+    def stop(self) -> None:
+        """End the display."""
+        self.progress.stop()
+
+
+def _sentence(values: dict[str, float]) -> str:
+    names = (
+        ("loss", "loss", ".4f"),
+        ("val_loss", "val", ".4f"),
+        ("grad_norm", "grad norm", ".3g"),
+        ("windows_per_second", "windows/s", ",.0f"),
+    )
+    return "  ".join(f"{label} {values[key]:{form}}" for key, label, form in names if key in values)
+
+
+def build_progress(quiet: bool, stream: TextIO = sys.stderr) -> FitProgress:
+    """A bar on a terminal, lines without one, nothing when quiet."""
+    if quiet:
+        return SILENT_PROGRESS
+    return BarProgress(stream) if stream.isatty() else LineProgress(stream)

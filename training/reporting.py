@@ -1,0 +1,173 @@
+"""What is kept of a run: description, bundle manifest, figures, files, and what the tracking store is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from models.bundle import BundleManifest
+from models.config import NETWORK_CONFIG_ADAPTER
+from models.initialization import GATES
+from training.backtest import BacktestResult
+from training.data.context import write_context
+from training.data.panel import Panel
+from training.data.splits import Splits
+from training.evaluation import baseline_metrics, finite_metrics
+from training.gradients.readings import Readings
+from training.gradients.verdict import Verdict
+from training.loop import FitState
+from training.plots import figure_to_png, plot_forecasts, plot_gate_norms, plot_grad_norms, plot_losses
+from training.preparation import Prepared
+from training.run_directory import RunDirectory
+from training.tracking.tracker import DatasetDescription, RunDescription, Tracker
+
+
+def describe_run(prepared: Prepared, run: RunDirectory) -> RunDescription:
+    """What the tracking store learns at the start."""
+    config, panel = prepared.config, prepared.panel
+    source = Path(config.data.path or "")
+    schema = {"unique_id": "id", "ds": "time", panel.target: "target"}
+    for role in ("futr_exog", "hist_exog", "stat_exog"):
+        schema |= dict.fromkeys(getattr(panel.columns, role), role)
+    params = {
+        f"{section}.{key}": str(value)
+        for section, values in config.model_dump(mode="json").items()
+        for key, value in values.items()
+    }
+    return RunDescription(
+        experiment=config.tracking.experiment,
+        run_name=config.tracking.run_name or f"{config.model.architecture} {config.tracking.model_name}",
+        tags={"gradcast.version": gradcast_version(), "data.fingerprint": panel.fingerprint} | _git_tags(),
+        params=params,
+        dataset=DatasetDescription(
+            name=source.name, source=source.name, digest=panel.fingerprint, num_rows=len(panel.values),
+            num_series=len(panel.ids), schema=schema,
+        ),
+        job_id=run.state()["job_id"],
+    )  # fmt: skip
+
+
+def describe_bundle(prepared: Prepared, backtests: Mapping[str, BacktestResult], verdict: Verdict) -> BundleManifest:
+    """The manifest of the trained network."""
+    panel, splits = prepared.panel, prepared.splits
+    last = max(range(len(panel.ids)), key=lambda series: _end_of_training(panel, splits, series))
+    return BundleManifest(
+        network=NETWORK_CONFIG_ADAPTER.validate_python(prepared.forecaster.config.model_dump()),
+        columns=panel.columns,
+        target=panel.target,
+        freq=panel.freq,
+        season_length=prepared.config.data.season_length or panel.season_length,
+        time_kind=panel.time_kind,
+        timezone=panel.timezone,
+        metrics=finite_metrics(backtests),
+        baselines=baseline_metrics(backtests),
+        gradient=verdict.model_dump(mode="json"),
+        data_fingerprint=panel.fingerprint,
+        trained_until=str(_end_of_training(panel, splits, last)),
+        num_series=len(panel.ids),
+        versions={"gradcast": gradcast_version(), "torch": torch.__version__},
+    )
+
+
+def _end_of_training(panel: Panel, splits: Splits, series: int) -> Any:
+    end = max(int(splits.train_end[series]), 1)
+    return panel.timestamps(series, end - 1, end)[0]
+
+
+def verdict_tags(verdict: Verdict) -> dict[str, str]:
+    """Searchable tags of run and version."""
+    tags: dict[str, str] = {"gradient.verdict": verdict.verdict}
+    if verdict.reach_steps is not None:
+        tags["gradient.reach_steps"] = str(verdict.reach_steps)
+    if verdict.need_steps is not None:
+        tags["gradient.need_steps"] = str(verdict.need_steps)
+    return tags
+
+
+def gradcast_version() -> str:
+    """Version of the installed distribution."""
+    try:
+        return version("gradcast")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+def _git_tags() -> dict[str, str]:
+    head = Path(".git/HEAD")
+    if not head.is_file():
+        return {}
+    text = head.read_text(encoding="utf-8").strip()
+    reference = Path(".git") / text.removeprefix("ref: ")
+    if not text.startswith("ref: "):
+        return {"git.commit": text}
+    return {"git.commit": reference.read_text(encoding="utf-8").strip()} if reference.is_file() else {}
+
+
+def extra_files(prepared: Prepared) -> dict[str, bytes]:
+    """Files of the bundle besides weights and description: the last rows of every series, unless they are unwanted."""
+    if not prepared.config.data.keep_context:
+        return {}
+    return {"context.parquet": write_context(prepared.panel, None, prepared.forecaster.config.context_length)}
+
+
+def write_reports(
+    prepared: Prepared, run: RunDirectory, state: FitState, backtests: Mapping[str, BacktestResult]
+) -> None:
+    """Write readings, figures and backtests into the run's directory."""
+    state.readings.write_parquet(run.path / "gradients" / "readings.parquet")
+    figures = run.path / "figures"
+    figures.mkdir(exist_ok=True)
+    for name, figure in fit_figures(prepared, state).items():
+        (figures / f"{name}.png").write_bytes(figure_to_png(figure))
+    for part, result in backtests.items():
+        result.write_parquet(run.path / "backtest" / f"{part}.parquet")
+        (figures / f"forecasts_{part}.png").write_bytes(figure_to_png(plot_forecasts(result, prepared.panel)))
+
+
+def fit_figures(prepared: Prepared, state: FitState) -> dict[str, Figure]:
+    """Losses, gradient norms per layer and per gate, and update ratios over steps."""
+    readings = state.readings
+    losses = plot_losses(*readings.series("loss/train"), *readings.series("loss/val"), best_step=state.best_step)
+    figures = {"losses": losses}
+    layers = tuple(prepared.forecaster.layers())
+    steps, norms = _columns(readings, "grad_norm/", ("total", *layers))
+    if steps:
+        figures["grad_norms"] = plot_grad_norms(steps, norms, prepared.config.fit.max_grad_norm)
+    architecture = prepared.config.model.architecture
+    gates = [f"{layer}.weight_hh.{gate}" for layer in layers for gate in GATES.get(architecture, ())]
+    steps, norms = _columns(readings, "grad_norm/", tuple(gates))
+    if norms:
+        figures["gate_norms"] = plot_gate_norms(steps, norms)
+    return figures
+
+
+def _columns(readings: Readings, prefix: str, names: tuple[str, ...]) -> tuple[list[int], dict[str, list[float]]]:
+    columns = {name: readings.series(prefix + name) for name in names}
+    filled = {name: values for name, (_, values) in columns.items() if values}
+    return (next(steps for steps, values in columns.values() if values) if filled else []), filled
+
+
+def log_outcome(
+    tracker: Tracker,
+    run: RunDirectory,
+    state: FitState,
+    backtests: Mapping[str, BacktestResult],
+    verdict: Verdict,
+    note: str,
+) -> None:
+    """Tell the tracking store how the run ended, and give it the files."""
+    metrics = finite_metrics(backtests)
+    for name, scores in baseline_metrics(backtests).items():
+        metrics |= {f"baseline/{name}/{key.replace('/', '_')}": value for key, value in scores.items()}
+        metrics[f"baseline/{name}/mae"] = scores.get("test/mae", scores.get("val/mae"))
+    tracker.log_metrics({key: value for key, value in metrics.items() if value is not None}, state.step)
+    tracker.log_tags(verdict_tags(verdict))
+    tracker.log_note(note)
+    tracker.log_artifact(run.path / "config.yaml")
+    for folder in ("figures", "gradients", "backtest", "bundle"):
+        tracker.log_artifact(run.path / folder, folder)

@@ -1,0 +1,100 @@
+"""One training job's directory: configuration, checkpoints, bundle and reports, and whether it ended."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.config import TrainingConfig, load_config
+from training.errors import CheckpointError
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run.
+
+    Attributes:
+        path: The directory.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, config: TrainingConfig, output: Path | None = None) -> RunDirectory:
+        """Make a new directory, `runs/<model>-<time>-<random>` unless `output` names another, with the configuration.
+
+        Raises:
+            CheckpointError: If `output` already holds a run.
+        """
+        name = f"{config.tracking.model_name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        run = cls(output or RUNS / name)
+        if run.state_path.exists():
+            raise CheckpointError(
+                str(run.path), "a new directory", "one with a run in it", f"Continue it: --resume {run.path}"
+            )
+        run.path.mkdir(parents=True, exist_ok=True)
+        (run.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        run.write_state(job_id=secrets.token_hex(16), status="running")
+        return run
+
+    @classmethod
+    def open(cls, path: Path | None) -> RunDirectory:
+        """Open a run to continue it; None = the newest one under `runs/` that has not finished.
+
+        Raises:
+            CheckpointError: If there is none.
+        """
+        if path is not None:
+            run = cls(path)
+            if not run.state_path.exists():
+                raise CheckpointError(
+                    str(path), "the directory of a run", "without run.json", "See the folders in runs/."
+                )
+            return run
+        candidates = sorted(RUNS.glob("*/run.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for file in candidates:
+            if cls(file.parent).state().get("status") != "finished":
+                return cls(file.parent)
+        raise CheckpointError(
+            str(RUNS), "a folder with an unfinished run", "without one", "Start one with gradcast train."
+        )
+
+    def config(self) -> TrainingConfig:
+        """The configuration the run was started with."""
+        return load_config(self.path / "config.yaml")
+
+    def state(self) -> dict[str, Any]:
+        """Job id, status, and what else `write_state` was told."""
+        try:
+            document = json.loads(self.state_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise CheckpointError(str(self.state_path), "a readable JSON document", "damaged") from None
+        return dict(document)
+
+    def write_state(self, **changes: Any) -> None:
+        """Change entries of the state, all or nothing."""
+        state = (self.state() if self.state_path.exists() else {}) | changes
+        staging = self.state_path.with_suffix(".tmp")
+        staging.write_text(json.dumps(state, indent=1), encoding="utf-8")
+        staging.replace(self.state_path)
+
+    @property
+    def state_path(self) -> Path:
+        """Where the state is."""
+        return self.path / "run.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Resumable state."""
+        return self.path / "checkpoints"
+
+    @property
+    def bundle(self) -> Path:
+        """The deployable model."""
+        return self.path / "bundle"

@@ -1,0 +1,40 @@
+"""How the MLflow dashboard is started on this machine, for `gradcast up`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from training.errors import ConfigurationError, Problem
+from training.tracking.environment import artifact_location, normalize_uri, redact
+
+
+def dashboard_command(uri: str, host: str, port: int) -> list[str]:
+    """The command line of a dashboard over a store.
+
+    Args:
+        uri: Database URI of the store.
+        host: Address to listen on.
+        port: Port to listen on.
+
+    Returns:
+        Program and arguments.
+
+    Raises:
+        ConfigurationError: If the store is a server, which has its own dashboard.
+    """
+    uri = normalize_uri(uri)
+    if uri.startswith(("http", "databricks")):
+        message = f"must be a database to start a dashboard over it (is {redact(uri)!r})."
+        raise ConfigurationError([Problem("config_invalid", "tracking.uri", message, f"Open {redact(uri)} in a browser.")])
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    location = artifact_location(uri)
+    if location is not None:
+        command += ["--artifacts-destination", location]
+    return [*command, "--workers", "1"]
+
+
+def dashboard_environment() -> dict[str, str]:
+    """Environment of the dashboard: without the extra job workers (1 GB) and without telemetry."""
+    own = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    return {**own, **os.environ}

@@ -1,0 +1,98 @@
+"""The registered model for people without this project: an MLflow pyfunc from code around the bundle.
+
+MLflow copies this file beside the bundle and runs it where the model is loaded; no object is ever pickled. The service
+of this project does not use it: it reads the bundle itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import pandas as pd
+from mlflow.models import ModelSignature, set_model
+from mlflow.types import ColSpec, DataType, Schema
+
+LEVEL_DIGITS = 10
+MAX_EXAMPLE_ROWS = 2000
+
+
+class GradcastForecaster(mlflow.pyfunc.PythonModel):
+    """Forecasts every series of a long frame."""
+
+    def load_context(self, context: Any) -> None:
+        """Load and verify the bundle."""
+        # Imported here: MLflow puts the model's own copy of the code on the path only before this call.
+        from models.bundle import load_bundle
+
+        self.bundle = load_bundle(Path(context.artifacts["bundle"]))
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Forecast the horizon after the last observed `y` of each series.
+
+        Args:
+            context: MLflow's; unused.
+            model_input: Columns `ds`, `y`, optionally `unique_id`, and the covariates; missing values are null. Rows
+                after the last `y` carry the known future of the covariates.
+            params: Unused.
+
+        Returns:
+            One row per series and step: `unique_id`, `ds`, `mean` and one column per quantile level.
+        """
+        from training.forecasting import forecast_frame
+
+        frame = model_input.copy()
+        if "unique_id" not in frame.columns:
+            frame.insert(0, "unique_id", "series")
+        frame["unique_id"] = frame["unique_id"].fillna("series").astype(str)
+        absent = frame.columns[frame.isna().all()].difference(["unique_id", "ds", "y"])
+        return forecast_frame(self.bundle, frame.drop(columns=absent))
+
+
+def build_signature(manifest: Mapping[str, Any]) -> ModelSignature:
+    """The request schema of a bundle: numbers may be null, covariates may be absent.
+
+    Args:
+        manifest: Content of `bundle.json`.
+    """
+    columns: Mapping[str, Any] = manifest.get("columns", {})
+    categories = columns.get("categories", {})
+    time = DataType.long if manifest.get("time_kind") == "integer" else _timestamp_type(manifest)
+    specs = [ColSpec(DataType.string, "unique_id", False), ColSpec(time, "ds", True), ColSpec(DataType.double, "y", False)]
+    for role in ("futr_exog", "hist_exog", "stat_exog"):
+        for name in columns.get(role, ()):
+            specs.append(ColSpec(DataType.string if name in categories else DataType.double, name, False))
+    answer = [ColSpec(DataType.string, "unique_id"), ColSpec(time, "ds"), ColSpec(DataType.double, "mean")]
+    network: Mapping[str, Any] = manifest.get("network", {})
+    levels = network.get("quantile_levels", ()) if network.get("head") == "quantile" else (0.5,)
+    answer += [ColSpec(DataType.double, f"{level:.{LEVEL_DIGITS}g}") for level in levels]
+    return ModelSignature(inputs=Schema(specs), outputs=Schema(answer))
+
+
+def _timestamp_type(manifest: Mapping[str, Any]) -> DataType:
+    # MLflow's datetime has no zone: it would strip the offset from a zoned timestamp.
+    return DataType.string if manifest.get("timezone") else DataType.datetime
+
+
+def read_input_example(bundle: Path, manifest: Mapping[str, Any]) -> pd.DataFrame | None:
+    """A request that works: the stored context of the first series, if the bundle keeps it and it is not too long."""
+    path = bundle / "context.parquet"
+    if not path.is_file():
+        return None
+    names = [spec.name for spec in build_signature(manifest).inputs.inputs]
+    stored = pd.read_parquet(path)
+    if not {"unique_id", "ds", "y"} <= set(stored.columns):
+        return None
+    example = stored[stored["unique_id"] == stored["unique_id"].iloc[0]] if len(stored) else stored
+    if not 0 < len(example) <= MAX_EXAMPLE_ROWS:
+        return None
+    example = example[[name for name in names if name in example.columns]].reset_index(drop=True)
+    example["unique_id"] = example["unique_id"].astype(str)
+    if manifest.get("timezone"):
+        example["ds"] = [timestamp.isoformat() for timestamp in pd.to_datetime(example["ds"])]
+    return example
+
+
+set_model(GradcastForecaster())
