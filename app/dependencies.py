@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def settings_of(request: Request) -> ServiceSettings:
     """The settings the application was built with."""
-    return cast(ServiceSettings, request.app.state.settings)
+    return cast("ServiceSettings", request.app.state.settings)
 
 
 def catalog_of(request: Request) -> Catalog:
@@ -69,7 +69,9 @@ async def read_body(request: Request) -> bytes:
 
 def _too_large(limit: int) -> ProblemError:
     # The rest of the body is not read, so the connection cannot be used again.
-    detail = f"The body must be at most {limit} bytes. Send fewer series per request, or only context_length steps of each."
+    detail = (
+        f"The body must be at most {limit} bytes. Send fewer series per request, or only context_length steps of each."
+    )
     return ProblemError("body_too_large", detail, headers={"Connection": "close"})
 
 

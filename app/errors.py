@@ -173,7 +173,7 @@ def as_problem(error: GradcastError) -> ProblemError:
     if isinstance(error, ModelNotFoundError):
         return ProblemError("model_not_found", str(error))
     if isinstance(error, TrackingError):
-        return ProblemError("model_unavailable", str(error))
+        return ProblemError("model_unavailable", str(error), headers={"Retry-After": "2"})
     return ProblemError("internal_error", "The service failed on this request.")
 
 

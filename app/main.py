@@ -49,7 +49,8 @@ def create_app(settings: ServiceSettings | None = None, source: ModelSource | No
         alias=settings.alias,
         poll_seconds=settings.poll_seconds,
         max_pinned_models=settings.max_pinned_models,
-        cache_directory=settings.cache_directory,
+        # A directory needs no copy of itself.
+        cache_directory=None if settings.bundle is not None else settings.cache_directory,
     )
     app.state.engine = engine = InferenceEngine(
         service_metrics, settings.max_queue_windows, settings.max_batch_windows, settings.num_threads
@@ -128,7 +129,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     """FastAPI's document, with the schemas of what the routes read and refuse by hand."""
     if app.openapi_schema is None:
         document = get_openapi(
-            title=app.title, version=app.version, summary=app.summary, routes=app.routes, openapi_version=app.openapi_version
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            routes=app.routes,
+            openapi_version=app.openapi_version,
         )
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for model in (ForecastRequest, ProblemBody):

@@ -45,7 +45,9 @@ def build_readiness(catalog: Catalog, engine: InferenceEngine) -> ReadyBody:
         status="draining" if engine.is_draining else "ready" if is_able else "not_ready",
         models=[_model_readiness(catalog, name) for name in catalog.served_names],
         source=SourceReadiness(
-            kind=catalog.source.kind, has_answered=catalog.has_polled, last_error=catalog.source_error
+            kind=catalog.source.kind,
+            has_answered=catalog.has_polled and catalog.source_error is None,
+            last_error=catalog.source_error,
         ),
         queue_windows=engine.admitted_windows,
     )

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends
 from app.dependencies import catalog_of
 from app.schemas.models import ColumnsBody, ModelBody, ModelDetail, ModelList, VersionBody
 from app.schemas.problem import build_problem_docs
-from app.services.catalog import Catalog, LoadedModel
+from app.services.catalog import Catalog
+from app.services.loading import LoadedModel
 from app.services.sources import ModelListing, ModelVersion
 from models.bundle import BundleManifest
 from training.errors import ModelNotFoundError

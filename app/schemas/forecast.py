@@ -34,7 +34,12 @@ REQUEST_EXAMPLE: dict[str, Any] = {
 
 class _Strict(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, hide_input_in_errors=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
     )
 
 
@@ -100,7 +105,7 @@ class SeriesWarning(BaseModel):
     message: str
 
 
-class SeriesError(BaseModel):
+class SeriesErrorBody(BaseModel):
     """Why one series has no forecast."""
 
     code: str
@@ -122,7 +127,7 @@ class SeriesForecast(BaseModel):
     quantiles: dict[str, list[float]]
     """Values by quantile level."""
     warnings: list[SeriesWarning]
-    error: SeriesError | None
+    error: SeriesErrorBody | None
 
 
 class ForecastResponse(BaseModel):

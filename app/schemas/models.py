@@ -94,6 +94,7 @@ class SourceReadiness(BaseModel):
 
     kind: str
     has_answered: bool
+    """Whether the last look at it succeeded."""
     last_error: str | None
 
 

@@ -49,7 +49,13 @@ def build_problem_docs(*codes: str) -> dict[int | str, dict[str, Any]]:
             },
         )
         response["description"] = "; ".join(filter(None, (response["description"], f"`{code}`: {title}")))
-        example = {"type": f"urn:gradcast:problem:{code}", "title": title, "status": status, "detail": f"{title}.", "code": code}
+        example = {
+            "type": f"urn:gradcast:problem:{code}",
+            "title": title,
+            "status": status,
+            "detail": f"{title}.",
+            "code": code,
+        }
         response["content"][MEDIA_TYPE]["examples"][code] = {"value": example}
         if status in (429, 503):
             response["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}

@@ -13,90 +13,20 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from app.services.context import ContextStore, read_context_store
+from app.services.loading import Cold, LoadedModel, Resolved, VersionLoader, sentence
 from app.services.metrics import LoadedRow, ServiceMetrics
 from app.services.snapshot import CatalogSnapshot
 from app.services.sources import ModelListing, ModelSource, ModelVersion
-from models.bundle import Bundle, BundleManifest, load_bundle
-from models.errors import GradcastError
 from training.errors import ModelNotFoundError, TrackingError
 from training.tracking.references import ModelReference, parse_reference
 
 logger = logging.getLogger(__name__)
 
-MAX_BACKOFF_SECONDS = 600.0
 # A name that is asked for and not known may have been registered a moment ago: look again, but not at every request.
 MIN_REFRESH_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A verified model in memory.
-
-    Attributes:
-        version: What it is.
-        bundle: Its network and description.
-        context: The stored last rows of the series it was trained on.
-        loaded_at: Seconds since the epoch.
-    """
-
-    version: ModelVersion
-    bundle: Bundle
-    context: ContextStore
-    loaded_at: float
-
-    @property
-    def manifest(self) -> BundleManifest:
-        """The description in the bundle."""
-        return self.bundle.manifest
-
-    @property
-    def verdict(self) -> str | None:
-        """Verdict of the gradient's diagnosis."""
-        verdict = self.manifest.gradient.get("verdict")
-        return str(verdict) if verdict is not None else None
-
-    @property
-    def reach_steps(self) -> int | None:
-        """How far back the gradient reached in training, in steps."""
-        reach = self.manifest.gradient.get("reach_steps")
-        return int(reach) if isinstance(reach, int | float) else None
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A model and the alias by which it was asked for."""
-
-    model: LoadedModel
-    alias: str | None
-
-
-@dataclass(frozen=True)
-class Cold:
-    """A version that exists but is not in memory, and the alias by which it was asked for."""
-
-    version: ModelVersion
-    alias: str | None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a version could not be loaded, and when to try again.
-
-    Attributes:
-        digest: The content that failed; another content is tried at once.
-        message: What went wrong.
-        count: Failures in a row.
-        retry_at: `time.monotonic()` before which the same content is not tried again.
-    """
-
-    digest: str
-    message: str
-    count: int
-    retry_at: float
 
 
 class Catalog:
@@ -130,10 +60,10 @@ class Catalog:
         self._poll_seconds = poll_seconds
         self._max_pinned_models = max_pinned_models
         self._snapshot = CatalogSnapshot(cache_directory, source) if cache_directory is not None else None
+        self._loader = VersionLoader(source, metrics, self._snapshot, retry_seconds=poll_seconds)
         self._listings: Mapping[str, ModelListing] = {}
         self._loaded: Mapping[str, LoadedModel] = {}
         self._pinned: OrderedDict[tuple[str, int], LoadedModel] = OrderedDict()
-        self._failures: dict[tuple[str, int], Failure] = {}
         self._source_error: str | None = None
         self._polled_at: float | None = None
         self._lock = threading.Lock()
@@ -170,6 +100,16 @@ class Catalog:
         return self._source_error
 
     @property
+    def unready_reason(self) -> str:
+        """Why there is no model, for whoever asks for a forecast."""
+        if self._source_error is not None:
+            return self._source_error
+        if not self.has_polled:
+            return "The service has just started."
+        reasons = (self.last_error(name) for name in self.served_names)
+        return next((reason for reason in reasons if reason), f"The {self.source.kind} holds no model yet.")
+
+    @property
     def is_ready(self) -> bool:
         """Whether every name asked for has a model (with no names: whether there is any model)."""
         loaded = self._loaded
@@ -185,9 +125,9 @@ class Catalog:
         listing = self._listings.get(name)
         target = listing.by_alias(self.alias) if listing is not None else None
         if target is None:
-            return f"The {self.source.kind} holds no version with the alias {self.alias!r}."
-        failure = self._failures.get((name, target.version))
-        return f"Version {target.version}: {failure.message}" if failure is not None else None
+            return f"No version of {name!r} in the {self.source.kind} has the alias {self.alias!r}; promote one to serve it."
+        reason = self._loader.failure(target)
+        return f"Version {target.version}: {reason}" if reason is not None else None
 
     def start(self) -> None:
         """Start following the source."""
@@ -238,10 +178,10 @@ class Catalog:
         with self._pin_lock:  # one load at a time: many requests for one cold version load it once
             pinned = self._pinned.get(key)
             if pinned is None or pinned.version.digest != version.digest:
-                pinned = self._try_load(version)
+                pinned = self._loader.load(version)
                 if pinned is None:
-                    failure = self._failures[key]
-                    raise TrackingError(f"model {version.name}/{version.version}", "loadable", "not", failure.message)
+                    reason = self._loader.failure(version) or ""
+                    raise TrackingError(f"model {version.name}/{version.version}", "loadable", "not", reason)
                 self._pinned[key] = pinned
             self._pinned.move_to_end(key)
             while len(self._pinned) > self._max_pinned_models:
@@ -258,8 +198,8 @@ class Catalog:
             return False
         try:
             self._see(self._served(self.source.list_models()))
-        except Exception as error:
-            logger.info("cannot refresh the list of models: %s", _sentence(error))
+        except Exception as error:  # noqa: BLE001  a source may fail in any way; what is loaded serves on
+            logger.info("cannot refresh the list of models: %s", sentence(error))
             return False
         finally:
             self._polled_at = time.monotonic()
@@ -272,7 +212,7 @@ class Catalog:
         with self._lock:
             try:
                 listings = self.source.list_models()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  the same
                 self._on_source_failure(error)
             else:
                 self._source_error = None
@@ -287,7 +227,7 @@ class Catalog:
             self._wake.wait(self._poll_seconds)
 
     def _on_source_failure(self, error: Exception) -> None:
-        message = _sentence(error)
+        message = sentence(error)
         if message != self._source_error:
             logger.warning("the %s does not answer; serving what is loaded: %s", self.source.kind, message)
         self._source_error = message
@@ -323,8 +263,7 @@ class Catalog:
         # A name that left the source is still served until the restart, and still listed, without versions.
         loaded = {name: ModelListing(name, ()) for name in self._loaded}
         self._listings = loaded | {listing.name: listing for listing in listings}
-        current = {(version.name, version.version): version.digest for listing in listings for version in listing.versions}
-        self._failures = {key: failure for key, failure in self._failures.items() if current.get(key) == failure.digest}
+        self._loader.forget_absent(listings)
 
     def _converge_version(self, version: ModelVersion, directory: Path | None = None) -> None:
         loaded = self._loaded.get(version.name)
@@ -333,37 +272,11 @@ class Catalog:
                 self._loaded = {**self._loaded, version.name: replace(loaded, version=version)}
             self._metrics.model_failing.labels(version.name).set(0)
             return
-        fresh = self._try_load(version, directory)
+        fresh = self._loader.load(version, directory)
         self._metrics.model_failing.labels(version.name).set(1 if fresh is None else 0)
         if fresh is not None:
             self._loaded = {**self._loaded, version.name: fresh}
             logger.info("serving %s version %d", version.name, version.version)
-
-    def _try_load(self, version: ModelVersion, directory: Path | None = None) -> LoadedModel | None:
-        key = (version.name, version.version)
-        failure = self._failures.get(key)
-        if failure is not None and failure.digest == version.digest and time.monotonic() < failure.retry_at:
-            return None
-        try:
-            model = self._load(version, directory)
-        except Exception as error:
-            self._metrics.reloads.labels(version.name, "failed").inc()
-            count = failure.count + 1 if failure is not None and failure.digest == version.digest else 1
-            delay = min(MAX_BACKOFF_SECONDS, self._poll_seconds * 2.0 ** min(count - 1, 16))
-            self._failures[key] = Failure(version.digest, _sentence(error), count, time.monotonic() + delay)
-            logger.warning("cannot load %s version %d: %s", version.name, version.version, _sentence(error))
-            return None
-        self._metrics.reloads.labels(version.name, "loaded").inc()
-        self._failures.pop(key, None)
-        return model
-
-    def _load(self, version: ModelVersion, directory: Path | None) -> LoadedModel:
-        directory = directory or self.source.fetch(version)
-        bundle = load_bundle(directory)
-        context = read_context_store(bundle)
-        if self._snapshot is not None:
-            self._snapshot.remember(version, directory)
-        return LoadedModel(version, bundle, context, time.time())
 
     def _parse(self, reference: str | None) -> ModelReference:
         if reference is None:
@@ -379,7 +292,9 @@ class Catalog:
     def _version(self, reference: ModelReference) -> ModelVersion:
         listing = self._listings.get(reference.name)
         if listing is None:
-            raise ModelNotFoundError(f"model {reference.name[:64]!r}", "one that is served", "unknown", "See GET /models.")
+            raise ModelNotFoundError(
+                f"model {reference.name[:64]!r}", "one that is served", "unknown", "See GET /models."
+            )
         if reference.version is not None:
             version = listing.by_number(reference.version)
         else:
@@ -394,8 +309,3 @@ class Catalog:
             (name, model.version.version, model.verdict or "unknown", model.loaded_at)
             for name, model in self._loaded.items()
         ]
-
-
-def _sentence(error: Exception) -> str:
-    """One line about an error: the project's own say what to do, others show their kind alone."""
-    return str(error) if isinstance(error, GradcastError) else f"{type(error).__name__} (see the log)"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.schemas.forecast import SeriesRequest
-from app.services.series_error import SeriesProblem
+from app.services.series_error import SeriesError
 from models.columns import Columns
 from models.forecaster import Forecaster
 
@@ -36,6 +36,8 @@ class ChannelReader:
         }
         features = columns.past_features
         means = forecaster.past_loc.detach().float().numpy()
+        static = forecaster.static_loc.detach().float().numpy()
+        self._static_means = {name: np.float32(static[index]) for index, name in enumerate(columns.static_features)}
         self._means = {feature: np.float32(means[index]) for index, feature in enumerate(features)}
 
     def validate_names(self, series: SeriesRequest, path: str, is_known: bool = False) -> None:
@@ -47,7 +49,7 @@ class ChannelReader:
             is_known: Whether its past is stored, so that the known future alone is due.
 
         Raises:
-            SeriesProblem: `covariate_unknown` or `covariate_missing`.
+            SeriesError: `covariate_unknown` or `covariate_missing`.
         """
         for role in ROLES:
             wanted, given = getattr(self._columns, role), getattr(series, role)
@@ -55,10 +57,10 @@ class ChannelReader:
                 if name not in wanted:
                     reads = ", ".join(wanted[:5]) + (" ..." if len(wanted) > 5 else "") or "none"
                     message = f"The model does not read this covariate; its {role} are: {reads}."
-                    raise SeriesProblem("covariate_unknown", f"{path}.{role}.{name[:64]}", message)
+                    raise SeriesError("covariate_unknown", f"{path}.{role}.{name[:64]}", message)
             for name in wanted if role == "futr_exog" or not is_known else ():
                 if name not in given:
-                    raise SeriesProblem("covariate_missing", f"{path}.{role}.{name}", "The model reads this covariate.")
+                    raise SeriesError("covariate_missing", f"{path}.{role}.{name}", "The model reads this covariate.")
 
     def validate_lengths(
         self, covariates: Mapping[str, Sequence[object]], path: str, limits: tuple[int, int], what: str
@@ -66,20 +68,20 @@ class ChannelReader:
         """Refuse arrays that do not fit.
 
         Raises:
-            SeriesProblem: `length_mismatch`.
+            SeriesError: `length_mismatch`.
         """
         low, high = limits
         for name, values in covariates.items():
             if not low <= len(values) <= high:
                 need = f"{low} values" if low == high else f"{low} to {high} values"
                 message = f"It must cover {what}: {need}, but has {len(values)}."
-                raise SeriesProblem("length_mismatch", f"{path}.{name}", message)
+                raise SeriesError("length_mismatch", f"{path}.{name}", message)
 
     def read_numbers(self, values: Sequence[object], path: str) -> NDArray[np.float32]:
         """Numbers as float32, NaN where null.
 
         Raises:
-            SeriesProblem: `covariate_invalid` for text, `value_out_of_range` beyond float32.
+            SeriesError: `covariate_invalid` for text, `value_out_of_range` beyond float32.
         """
         try:
             wide = np.array(values, dtype=np.float64) if len(values) else np.zeros(0)
@@ -87,12 +89,12 @@ class ChannelReader:
             wide = None
         if wide is None or any(type(value) is str for value in values):
             index = next(index for index, value in enumerate(values) if isinstance(value, str))
-            raise SeriesProblem("covariate_invalid", f"{path}.{index}", "The model reads numbers here, not text.")
+            raise SeriesError("covariate_invalid", f"{path}.{index}", "The model reads numbers here, not text.")
         with np.errstate(over="ignore"):
             narrow = wide.astype(np.float32)
         if np.isinf(narrow).any():
             index = int(np.isinf(narrow).argmax())
-            raise SeriesProblem("value_out_of_range", f"{path}.{index}", "The number is beyond what float32 holds.")
+            raise SeriesError("value_out_of_range", f"{path}.{index}", "The number is beyond what float32 holds.")
         return narrow
 
     def read_futr(
@@ -133,7 +135,8 @@ class ChannelReader:
         for name in self._columns.stat_exog:
             codes = self._codes.get(name)
             if codes is None:
-                blocks.append(self.read_numbers([values[name]], f"{path}.{name}"))
+                number = self.read_numbers([values[name]], f"{path}.{name}")
+                blocks.append(np.where(np.isnan(number), self._static_means[name], number).astype(np.float32))
                 continue
             code = self._code(codes, values[name])
             if code == _UNSEEN:
@@ -160,7 +163,7 @@ class ChannelReader:
             is_missing = np.isnan(column)
         else:
             encoded = np.array([self._code(codes, value) for value in values], np.int64)
-            column = np.full(size, _MISSING, np.int64)  # type: ignore[assignment]  # codes instead of numbers
+            column = np.full(size, _MISSING, np.int64)
             column[places] = encoded
             is_missing = column == _MISSING
             if (column[rows] == _UNSEEN).any():
@@ -172,9 +175,10 @@ class ChannelReader:
         newest = np.maximum.accumulate(np.where(is_missing, -1, np.arange(size)))[rows]
         filled = column[newest]
         if codes is None:
-            return np.where(newest >= 0, filled, self._means[name])[:, None].astype(np.float32)
+            known = np.where(newest >= 0, filled, self._means[name])
+            return np.asarray(known[:, None], np.float32)
         filled = np.where(newest >= 0, filled, _MISSING)
-        return (filled[:, None] == np.arange(len(codes))).astype(np.float32)
+        return np.asarray(filled[:, None] == np.arange(len(codes)), np.float32)
 
     @staticmethod
     def _code(codes: Mapping[str, int], value: object) -> int:

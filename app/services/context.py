@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from training.data.context import read_context
+from training.data.timestamps import parse_timestamps
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,16 @@ class ContextStore:
     """Stored rows by series.
 
     Args:
-        frame: Columns unique_id, ds, y and the covariates; None if the bundle keeps no context.
+        frame: What `training.data.context` reads: a data frame with unique_id, ds, y and the covariates; None if the
+            bundle keeps no context.
     """
 
-    def __init__(self, frame: pd.DataFrame | None) -> None:
+    def __init__(self, frame: Any | None) -> None:
         self._frame = frame
         self._rows: Mapping[str, NDArray[np.intp]] = {}
         if frame is not None:
-            self._rows = {str(name): rows for name, rows in frame.groupby("unique_id", sort=False).indices.items()}
+            groups = frame.groupby("unique_id", sort=False, observed=True).indices
+            self._rows = {str(name): np.asarray(rows, np.intp) for name, rows in groups.items()}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -51,18 +53,10 @@ class ContextStore:
         if rows is None or self._frame is None:
             return None
         frame = self._frame.iloc[rows]
-        covariates = {
-            str(name): frame[name].tolist() for name in frame.columns if name not in ("unique_id", "ds", "y")
-        }
-        return KnownSeries(_stamps(frame["ds"]), frame["y"].to_numpy(np.float64), covariates)
+        covariates = {str(name): frame[name].tolist() for name in frame.columns if name not in ("unique_id", "ds", "y")}
+        return KnownSeries(parse_timestamps(frame["ds"]).stamps, frame["y"].to_numpy(np.float64), covariates)
 
 
 def read_context_store(bundle: Bundle) -> ContextStore:
     """The context that a bundle keeps, if any; its hash has been verified with the bundle."""
     return ContextStore(read_context(bundle.context_path) if bundle.context_path is not None else None)
-
-
-def _stamps(times: pd.Series) -> NDArray[np.int64]:
-    if pd.api.types.is_datetime64_any_dtype(times.dtype):
-        return np.asarray(pd.DatetimeIndex(times).as_unit("us").asi8)
-    return times.to_numpy(np.int64)

@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from app.schemas.forecast import SeriesRequest
 from app.services.channels import ChannelReader
 from app.services.context import ContextStore
-from app.services.series_error import SeriesProblem
+from app.services.series_error import SeriesError
 from app.services.times import Grid
 from models.bundle import BundleManifest
 from models.forecaster import Forecaster, ForecastInputs
 from training.data.calendar_features import encode_calendar
+
+# Stretches of time whose calendar is remembered.
+MAX_CALENDARS = 256
 
 Warnings = dict[str, str]
 
@@ -91,6 +94,8 @@ class RequestEncoder:
         self._timezone = manifest.timezone
         self._context = context
         self._max_length = max_length
+        # Replaced, never changed, because small and large requests are encoded in different threads.
+        self._calendars: dict[tuple[int, int], NDArray[np.float32]] = {}
         self._channels = ChannelReader(manifest.columns, forecaster)
 
     def encode(self, series: SeriesRequest, path: str, horizon: int) -> EncodedSeries:
@@ -102,7 +107,7 @@ class RequestEncoder:
             horizon: Steps asked for.
 
         Raises:
-            SeriesProblem: If it cannot be forecast.
+            SeriesError: If it cannot be forecast.
         """
         history = self._known(series, path, horizon) if series.y is None else self._given(series, path, horizon)
         return self._window(history, path)
@@ -150,16 +155,16 @@ class RequestEncoder:
         if (series.start is None) == (series.ds is None):
             both = series.ds is not None
             code, say = ("timestamps_conflict", "only one of") if both else ("timestamps_missing", "one of")
-            raise SeriesProblem(code, f"{path}.{'ds' if both else 'start'}", f"Give {say} start and ds with y.")
+            raise SeriesError(code, f"{path}.{'ds' if both else 'start'}", f"Give {say} start and ds with y.")
         if series.ds is None:
             assert series.start is not None
             stamp = self.grid.parse(series.start, f"{path}.start")
             self.grid.positions(np.array([stamp], np.int64), f"{path}.start")
             return stamp, None
         if len(series.ds) != count:
-            raise SeriesProblem("length_mismatch", f"{path}.ds", f"ds must have one time per y, that is {count}.")
+            raise SeriesError("length_mismatch", f"{path}.ds", f"ds must have one time per y, that is {count}.")
         if not count:
-            raise SeriesProblem("series_empty", f"{path}.y", "y must hold at least one value.")
+            raise SeriesError("series_empty", f"{path}.y", "y must hold at least one value.")
         stamps = self.grid.parse_all(series.ds, f"{path}.ds")
         rows = self.grid.positions(stamps, f"{path}.ds")
         return int(stamps[0]), rows if rows[-1] + 1 != count else None
@@ -167,18 +172,18 @@ class RequestEncoder:
     def _known(self, series: SeriesRequest, path: str, horizon: int) -> History:
         extra = [name for name in ("start", "ds", "hist_exog", "stat_exog") if getattr(series, name)]
         if extra:
-            raise SeriesProblem("timestamps_conflict", f"{path}.{extra[0]}", "Give it with y, or leave y and it out.")
+            raise SeriesError("timestamps_conflict", f"{path}.{extra[0]}", "Give it with y, or leave y and it out.")
         if series.freq is not None:
             self.grid.validate_frequency(series.freq, f"{path}.freq")
         known = self._context.read(series.unique_id)
         if known is None:
             kept = "the model was not trained on it" if len(self._context) else "the bundle keeps no context"
-            raise SeriesProblem("series_unknown", f"{path}.unique_id", f"y must be given: {kept}.")
+            raise SeriesError("series_unknown", f"{path}.unique_id", f"y must be given: {kept}.")
         columns = self._columns
-        absent = set((*columns.futr_exog, *columns.hist_exog, *columns.stat_exog)) - set(known.covariates)
+        absent = {*columns.futr_exog, *columns.hist_exog, *columns.stat_exog} - set(known.covariates)
         if absent:
-            message = f"y and its covariates must be given: the bundle's context lacks {sorted(absent)[0]!r}."
-            raise SeriesProblem("series_unknown", f"{path}.unique_id", message)
+            message = f"y and its covariates must be given: the bundle's context lacks {min(absent)!r}."
+            raise SeriesError("series_unknown", f"{path}.unique_id", message)
         self._channels.validate_names(series, path, is_known=True)
         limits = (horizon, self._network.horizon)
         self._channels.validate_lengths(series.futr_exog, f"{path}.futr_exog", limits, "the horizon")
@@ -197,7 +202,7 @@ class RequestEncoder:
     def _validate_length(self, count: int, path: str) -> None:
         if count > self._max_length:
             message = f"A series must span at most {self._max_length} steps. The last {self._network.context_length} are read."
-            raise SeriesProblem("series_too_long", path, message)
+            raise SeriesError("series_too_long", path, message)
 
     def _window(self, history: History, path: str) -> EncodedSeries:
         length, horizon = self._network.context_length, self._network.horizon
@@ -206,7 +211,7 @@ class RequestEncoder:
         first_seen = int(seen.argmax()) if seen.any() else count
         if not seen[max(0, count - length) :].any():
             message = f"y must hold at least one value in its last {length} steps."
-            raise SeriesProblem("series_empty", f"{path}.y", message)
+            raise SeriesError("series_empty", f"{path}.y", message)
         # Rows before the first observation are padding, as in training.
         rows = np.maximum(np.arange(count - length, count + horizon), first_seen)
         is_real = np.arange(count - length, count) >= first_seen
@@ -229,16 +234,19 @@ class RequestEncoder:
         return warnings
 
     def _calendar(self, encoded: Sequence[EncodedSeries], width: int) -> NDArray[np.float32]:
-        """Calendar channels (N, L + H, C); equal stretches of time, the common case, are computed once."""
+        """Calendar channels (N, L + H, C); clients that ask at the same hour share what was computed for the first."""
         features = self._columns.calendar
         if not features:
             return np.zeros((len(encoded), width, 0), np.float32)
-        stretches = {(int(series.stamps[0]), len(series.stamps)): series.stamps for series in encoded}
-        table = encode_calendar(features, np.concatenate(list(stretches.values())), self._timezone)
-        ends = np.cumsum([len(stamps) for stamps in stretches.values()])
-        parts = dict(zip(stretches, np.split(table, ends[:-1]), strict=True))
-        blocks = (parts[int(series.stamps[0]), len(series.stamps)] for series in encoded)
-        return np.stack([_padded(block, width) for block in blocks])
+        known = dict(self._calendars)
+        keys = [(int(series.stamps[0]), len(series.stamps)) for series in encoded]
+        new = {key: series.stamps for key, series in zip(keys, encoded, strict=True) if key not in known}
+        if new:
+            table = encode_calendar(features, np.concatenate(list(new.values())), self._timezone)
+            ends = np.cumsum([len(stamps) for stamps in new.values()])
+            known.update(zip(new, np.split(table, ends[:-1]), strict=True))
+            self._calendars = dict(list(known.items())[-MAX_CALENDARS:])
+        return np.stack([_padded(known[key], width) for key in keys])
 
 
 def _padded(block: NDArray[np.float32], width: int) -> NDArray[np.float32]:

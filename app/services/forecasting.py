@@ -16,12 +16,13 @@ from pydantic import ValidationError
 
 from app.errors import FieldProblem, ProblemError, normalize_field_problems
 from app.schemas.forecast import ForecastRequest
-from app.services.catalog import Catalog, Cold, LoadedModel, Resolved
+from app.services.catalog import Catalog
 from app.services.encoding import EncodedSeries, RequestEncoder
 from app.services.engine import InferenceEngine
 from app.services.levels import Levels, build_levels
+from app.services.loading import Cold, LoadedModel, Resolved
 from app.services.metrics import ServiceMetrics
-from app.services.series_error import SeriesProblem
+from app.services.series_error import SeriesError
 from app.settings import ServiceSettings
 from models.forecaster import ForecastInputs
 from training.errors import ModelNotFoundError, TrackingError
@@ -30,7 +31,7 @@ from training.errors import ModelNotFoundError, TrackingError
 MAX_INLINE_BYTES = 32 * 1024
 
 T = TypeVar("T")
-Outcome = EncodedSeries | SeriesProblem
+Outcome = EncodedSeries | SeriesError
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class ForecastService:
         with self._engine.admission(1):
             pass
         if not self._catalog.loaded:
-            reason = self._catalog.source_error or "The service has just started, or nothing is registered."
-            raise ProblemError("not_ready", f"No model is loaded. {reason}", headers={"Retry-After": "2"})
+            detail = f"No model is loaded. {self._catalog.unready_reason}"
+            raise ProblemError("not_ready", detail, headers={"Retry-After": "2"})
 
     async def forecast(self, body: bytes, deadline: float) -> bytes:
         """Answer one request.
@@ -137,7 +138,9 @@ class ForecastService:
         network = model.manifest.network
         horizon = network.horizon if request.horizon is None else request.horizon
         if horizon > network.horizon:
-            detail = f"horizon must be at most {network.horizon}, the steps that model {model.version.name!r} forecasts."
+            detail = (
+                f"horizon must be at most {network.horizon}, the steps that model {model.version.name!r} forecasts."
+            )
             raise ProblemError("horizon_too_long", detail, [FieldProblem("horizon", "horizon_too_long", detail)])
         levels = build_levels(request, network.output_levels)
         encoder = self._encoder(model)
@@ -154,7 +157,7 @@ class ForecastService:
         return encoder
 
     def _nothing_to_forecast(self, outcomes: Sequence[Outcome]) -> ProblemError:
-        problems = [outcome for outcome in outcomes if isinstance(outcome, SeriesProblem)]
+        problems = [outcome for outcome in outcomes if isinstance(outcome, SeriesError)]
         for problem in problems:
             self._metrics.series_errors.labels(problem.code).inc()
         fields = [problem.as_field() for problem in problems]
@@ -167,16 +170,16 @@ class ForecastService:
         model, levels = found.model, prepared.levels
         trained = model.manifest.network.output_levels
         values = levels.read(quantiles[:, : prepared.horizon], trained)
-        is_finite = np.isfinite(values).all(axis=(0, 2))
+        is_finite = np.asarray(np.isfinite(values).all(axis=(0, 2)))
         outcomes = _with_non_finite(prepared.outcomes, is_finite)
-        if all(isinstance(outcome, SeriesProblem) for outcome in outcomes):
+        if all(isinstance(outcome, SeriesError) for outcome in outcomes):
             raise self._nothing_to_forecast(outcomes)
         grid = self._encoder(model).grid
         horizon = model.manifest.network.horizon
         forecasts, row = [], 0
         for index, (series, outcome) in enumerate(zip(request.series, outcomes, strict=True)):
             is_window = isinstance(prepared.outcomes[index], EncodedSeries)
-            if isinstance(outcome, SeriesProblem):
+            if isinstance(outcome, SeriesError):
                 self._metrics.series_errors.labels(outcome.code).inc()
                 forecasts.append(_render_problem(series.unique_id, outcome))
             else:
@@ -185,7 +188,7 @@ class ForecastService:
                     _render_series(series.unique_id, grid.render(stamps), values[:, row], levels, outcome.warnings)
                 )
             row += is_window
-        is_partial = any(isinstance(outcome, SeriesProblem) for outcome in outcomes)
+        is_partial = any(isinstance(outcome, SeriesError) for outcome in outcomes)
         document = {
             "model": _render_model(found),
             "status": "partial" if is_partial else "completed",
@@ -220,9 +223,9 @@ def encode_all(encoder: RequestEncoder, request: ForecastRequest, horizon: int) 
         try:
             if first != index:
                 message = f"unique_id must be unique in the request; series.{first} has the same."
-                raise SeriesProblem("unique_id_duplicate", f"{path}.unique_id", message)
+                raise SeriesError("unique_id_duplicate", f"{path}.unique_id", message)
             outcomes.append(encoder.encode(series, path, horizon))
-        except SeriesProblem as problem:
+        except SeriesError as problem:
             outcomes.append(problem)
     return tuple(outcomes)
 
@@ -235,7 +238,7 @@ def _with_non_finite(outcomes: Sequence[Outcome], is_finite: NDArray[np.bool_]) 
         if isinstance(outcome, EncodedSeries):
             if not is_finite[row]:
                 message = "The forecast of this series is not finite: its values are too large or too uneven."
-                outcome = SeriesProblem("forecast_not_finite", f"series.{index}", message)
+                outcome = SeriesError("forecast_not_finite", f"series.{index}", message)
             row += 1
         checked.append(outcome)
     return checked
@@ -274,7 +277,7 @@ def _render_series(
     }
 
 
-def _render_problem(unique_id: str, problem: SeriesProblem) -> dict[str, Any]:
+def _render_problem(unique_id: str, problem: SeriesError) -> dict[str, Any]:
     return {
         "unique_id": unique_id,
         "ds": [],

@@ -27,12 +27,20 @@ class ServiceMetrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.request_seconds = Histogram(
-            "gradcast_request_seconds", "Time to answer a request.", ["route", "method"], buckets=LATENCY_BUCKETS, registry=registry
+            "gradcast_request_seconds",
+            "Time to answer a request.",
+            ["route", "method"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
         )
-        self.requests = Counter("gradcast_requests", "Requests answered.", ["route", "method", "status"], registry=registry)
+        self.requests = Counter(
+            "gradcast_requests", "Requests answered.", ["route", "method", "status"], registry=registry
+        )
         self.errors = Counter("gradcast_errors", "Problem documents by code.", ["code"], registry=registry)
         self.series_errors = Counter("gradcast_series_errors", "Series refused by code.", ["code"], registry=registry)
-        self.queue_windows = Gauge("gradcast_queue_windows", "Windows admitted and not yet answered.", registry=registry)
+        self.queue_windows = Gauge(
+            "gradcast_queue_windows", "Windows admitted and not yet answered.", registry=registry
+        )
         self.batch_windows = Histogram(
             "gradcast_batch_windows", "Windows in one forward pass.", buckets=SIZE_BUCKETS, registry=registry
         )
@@ -41,12 +49,17 @@ class ServiceMetrics:
         )
         self.windows = Counter("gradcast_windows", "Windows forecast.", ["model"], registry=registry)
         self.expired_windows = Counter(
-            "gradcast_expired_windows", "Windows dropped before they ran: deadline passed or client gone.", registry=registry
+            "gradcast_expired_windows",
+            "Windows dropped before they ran: deadline passed or client gone.",
+            registry=registry,
         )
         self.reloads = Counter("gradcast_model_loads", "Versions loaded.", ["model", "outcome"], registry=registry)
         self.source_up = Gauge("gradcast_source_up", "1 if the last look at the registry succeeded.", registry=registry)
         self.model_failing = Gauge(
-            "gradcast_model_failing", "1 while a newer version of the model cannot be loaded.", ["model"], registry=registry
+            "gradcast_model_failing",
+            "1 while a newer version of the model cannot be loaded.",
+            ["model"],
+            registry=registry,
         )
 
     def watch_models(self, read_loaded: Callable[[], Iterable[LoadedRow]]) -> None:

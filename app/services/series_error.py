@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.errors import FieldProblem
 
 
-class SeriesProblem(Exception):
+class SeriesError(Exception):
     """One series that cannot be forecast.
 
     Attributes:

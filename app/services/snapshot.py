@@ -64,12 +64,16 @@ class CatalogSnapshot:
         self._written = document
 
     def _document(self) -> str:
-        return json.dumps({"listings": [asdict(listing) for listing in self._listings], "directories": self._directories})
+        return json.dumps(
+            {"listings": [asdict(listing) for listing in self._listings], "directories": self._directories}
+        )
 
     def _read(self) -> tuple[tuple[ModelListing, ...], dict[str, str]]:
         try:
             document = json.loads(self._path.read_text(encoding="utf-8"))
-            return _LISTINGS.validate_python(document["listings"]), _DIRECTORIES.validate_python(document["directories"])
+            return _LISTINGS.validate_python(document["listings"]), _DIRECTORIES.validate_python(
+                document["directories"]
+            )
         except FileNotFoundError:
             return (), {}
         except (OSError, ValueError, KeyError, TypeError, ValidationError):

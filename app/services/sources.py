@@ -101,7 +101,9 @@ class DirectorySource(ModelSource):
         if _is_bundle(self._directory):
             return (self._listing(self._name, {1: self._directory}),)
         if not self._directory.is_dir():
-            raise ModelNotFoundError("bundle", "a directory", "absent", "Name a bundle directory, or a directory of them.")
+            raise ModelNotFoundError(
+                "bundle", "a directory", "absent", "Name a bundle directory, or a directory of them."
+            )
         found = {folder.name: _bundles_by_number(folder) for folder in _folders(self._directory)}
         return tuple(self._listing(name, bundles) for name, bundles in sorted(found.items()) if bundles)
 

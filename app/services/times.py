@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.services.series_error import SeriesProblem
+from app.services.series_error import SeriesError
 from models.bundle import BundleManifest
 from training.data.steps import DAY, Frequency, parse_frequency
 from training.data.timestamps import as_times
@@ -44,7 +44,7 @@ class Grid(NamedTuple):
         """One timestamp as microseconds since 1970 (UTC where the model's times have a zone), or as the integer.
 
         Raises:
-            SeriesProblem: `timestamps_invalid`.
+            SeriesError: `timestamps_invalid`.
         """
         if self.time_kind == "integer":
             if isinstance(value, str) or abs(value) > MAX_INTEGER:
@@ -72,7 +72,7 @@ class Grid(NamedTuple):
         """Refuse a step that is not the model's.
 
         Raises:
-            SeriesProblem: `frequency_mismatch`.
+            SeriesError: `frequency_mismatch`.
         """
         try:
             given = parse_frequency(alias, path)
@@ -81,31 +81,33 @@ class Grid(NamedTuple):
         mine = self.frequency
         anchors_differ = given is not None and None not in (given.anchor, mine.anchor) and given.anchor != mine.anchor
         if given is None or (given.kind, given.step) != (mine.kind, mine.step) or anchors_differ:
-            raise SeriesProblem("frequency_mismatch", path, f"freq must be {mine.alias}, the step the model was trained on.")
+            raise SeriesError(
+                "frequency_mismatch", path, f"freq must be {mine.alias}, the step the model was trained on."
+            )
 
     def positions(self, stamps: NDArray[np.int64], path: str) -> NDArray[np.int64]:
         """Steps of timestamps counted from the first one.
 
         Raises:
-            SeriesProblem: `timestamps_unordered`, or `frequency_mismatch` if they do not lie on one grid.
+            SeriesError: `timestamps_unordered`, or `frequency_mismatch` if they do not lie on one grid.
         """
         self._validate_anchor(stamps, path)
         backwards = np.flatnonzero(np.diff(stamps) <= 0)
         if len(backwards):
-            raise SeriesProblem("timestamps_unordered", f"{path}.{backwards[0] + 1}", "ds must increase strictly.")
+            raise SeriesError("timestamps_unordered", f"{path}.{backwards[0] + 1}", "ds must increase strictly.")
         units, rest = self.frequency.units(stamps)
         steps, remainder = np.divmod(units - units[0], self.frequency.step)
         off = np.flatnonzero((remainder != 0) | (rest != rest[0]))
         if len(off):
             message = f"ds must lie on a grid of {self.frequency.alias} from its first time on."
-            raise SeriesProblem("frequency_mismatch", f"{path}.{off[0]}", message)
-        return steps
+            raise SeriesError("frequency_mismatch", f"{path}.{off[0]}", message)
+        return np.asarray(steps, np.int64)
 
     def stamps(self, start: int, first: int, stop: int, path: str) -> NDArray[np.int64]:
         """Timestamps of the steps `first .. stop - 1` counted from `start`.
 
         Raises:
-            SeriesProblem: `timestamps_invalid` if they leave the years 1 to 9999.
+            SeriesError: `timestamps_invalid` if they leave the years 1 to 9999.
         """
         stamps = self.frequency.range(start, first, stop)
         limits = (-MAX_INTEGER * 2, MAX_INTEGER * 2) if self.time_kind == "integer" else _DATE_LIMITS
@@ -116,7 +118,7 @@ class Grid(NamedTuple):
     def _validate_anchor(self, stamps: NDArray[np.int64], path: str) -> None:
         if not self.frequency.fits_anchor(stamps).all():
             message = f"Times must lie on the days of {self.frequency.alias}, the step the model was trained on."
-            raise SeriesProblem("frequency_mismatch", path, message)
+            raise SeriesError("frequency_mismatch", path, message)
 
     def parse_all(self, values: Sequence[str | int], path: str) -> NDArray[np.int64]:
         """Many timestamps; see `parse`."""
@@ -128,8 +130,9 @@ class Grid(NamedTuple):
             return [int(stamp) for stamp in stamps]
         if self.timezone is not None:
             return [time.isoformat() for time in as_times(stamps, "datetime", self.timezone)]
-        unit = "s" if not (stamps % _SECOND).any() else "us"
-        return [str(text) for text in np.datetime_as_string(stamps.view("M8[us]"), unit=unit)]
+        is_whole = not (stamps % _SECOND).any()
+        texts: list[str] = np.datetime_as_string(stamps.view("M8[us]"), unit="s" if is_whole else "us").tolist()
+        return texts
 
 
 _DATE_LIMITS = (
@@ -138,5 +141,5 @@ _DATE_LIMITS = (
 )
 
 
-def _invalid(path: str, contract: str) -> SeriesProblem:
-    return SeriesProblem("timestamps_invalid", path, f"The time must be {contract}.")
+def _invalid(path: str, contract: str) -> SeriesError:
+    return SeriesError("timestamps_invalid", path, f"The time must be {contract}.")

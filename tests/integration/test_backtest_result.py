@@ -190,6 +190,20 @@ def test_series_without_scale_is_counted():
     assert "1 series without a scale skipped" in format_backtest(result)
 
 
+def test_linear_falls_back_on_naive_where_its_context_is_empty():
+    """A sensor that was silent for a whole context is forecast by its last value, not by NaN."""
+    frame = hourly_frame()
+    frame.loc[(frame["unique_id"] == "b") & (frame.groupby("unique_id").cumcount().between(150, 200)), "y"] = np.nan
+    panel, store, splits = prepare(frame)
+    origins = build_origins(panel, splits, "test", HORIZON, n_windows=4)
+    result = run_backtest(spread_predict(store), panel, store, splits, origins, LEVELS)
+    silent = (origins.series == panel.ids.index("b")) & (origins.cutoff <= 201)
+    assert silent.any()
+    linear, naive = result.baseline_forecasts["linear"], result.baseline_forecasts["naive"]
+    np.testing.assert_array_equal(linear[silent], naive[silent])
+    assert (linear[~silent] != naive[~silent]).all()
+
+
 def test_median_is_interpolated_where_it_was_not_forecast():
     """Between levels 0.4 and 0.8 the median lies a quarter of the way; above all levels, the highest stands in."""
     quantiles = np.array([[[10.0, 20.0]]])

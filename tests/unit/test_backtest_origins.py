@@ -74,6 +74,13 @@ def test_origin_without_history_is_left_out():
     assert list(zip(origins.series, origins.cutoff, strict=True)) == [(0, 12), (0, 16), (1, 16)]
 
 
+def test_the_first_observed_row_may_not_be_the_first_target():
+    """A cutoff at the first observed row knows nothing yet; one row later it does."""
+    first_seen_at_12 = np.r_[np.zeros(12), np.ones(8)]
+    origins = build_origins(panel_of(first_seen_at_12), splits_of([8], [12]), "test", horizon=4, step_size=1)
+    assert origins.cutoff.tolist() == [13, 14, 15, 16]
+
+
 def test_series_too_short_for_the_part_has_no_window():
     """A series whose test rows are fewer than a horizon is skipped, the others are not."""
     origins = build_origins(panel_of(np.ones(20), np.ones(9)), splits_of([8, 5], [12, 7]), "test", horizon=4)

@@ -61,17 +61,33 @@ def read_target(frame: pd.DataFrame) -> NDArray[np.floating]:
     numbers = column if is_numeric else pd.to_numeric(column, errors="coerce")
     if not pd.api.types.is_numeric_dtype(numbers.dtype):
         actual = f"is of type {column.dtype}"
-        raise DataError([Problem("target_not_numeric", "column 'y'", f"must hold numbers, but {actual} instead.", "Name the target with data.target_col.")])
+        raise DataError(
+            [
+                Problem(
+                    "target_not_numeric",
+                    "column 'y'",
+                    f"must hold numbers, but {actual} instead.",
+                    "Name the target with data.target_col.",
+                )
+            ]
+        )
     has_mask = pd.api.types.is_extension_array_dtype(numbers.dtype)
     values = numbers.to_numpy(np.float64, na_value=np.nan) if has_mask else numbers.to_numpy()
     problems = []
     if not is_numeric:
         text = np.flatnonzero(np.isnan(values) & column.notna().to_numpy(bool))
-        problems += _cell_problems(frame, text, "target_not_numeric", "y is text, not a number", "Replace it by a number or an empty field.")
+        problems += _cell_problems(
+            frame, text, "target_not_numeric", "y is text, not a number", "Replace it by a number or an empty field."
+        )
     if values.dtype.kind == "f":
-        infinite = [np.flatnonzero(~(np.abs(values[a:b]) <= np.finfo(np.float32).max) & ~np.isnan(values[a:b])) + a for a, b in block_edges(len(values))]
+        infinite = [
+            np.flatnonzero(~(np.abs(values[a:b]) <= np.finfo(np.float32).max) & ~np.isnan(values[a:b])) + a
+            for a, b in block_edges(len(values))
+        ]
         huge = np.concatenate([*infinite, np.zeros(0, np.int64)]).astype(np.int64)
-        problems += _cell_problems(frame, huge, "target_infinite", "y is infinite or beyond 3e38", "Replace it by a number or an empty field.")
+        problems += _cell_problems(
+            frame, huge, "target_infinite", "y is infinite or beyond 3e38", "Replace it by a number or an empty field."
+        )
     if problems:
         raise DataError(problems)
     return np.asarray(values)
@@ -83,13 +99,19 @@ def _cell_problems(frame: pd.DataFrame, rows: NDArray[np.int64], code: str, mess
     names = frame["unique_id"]
     series = pd.Series(rows).groupby(names.iloc[rows].astype(str).to_numpy(), sort=False).agg(["first", "count"])
     return [
-        Problem(code, f"series {name!r}, {place(frame, int(first))}", f"{message} ({count} row(s) of this series).", remedy)
+        Problem(
+            code, f"series {name!r}, {place(frame, int(first))}", f"{message} ({count} row(s) of this series).", remedy
+        )
         for name, first, count in series.itertuples()
     ]
 
 
 def build_grid(
-    rows: SortedRows, observed: NDArray[np.bool_], has_future: NDArray[np.bool_] | None, frequency: Frequency, horizon: int
+    rows: SortedRows,
+    observed: NDArray[np.bool_],
+    has_future: NDArray[np.bool_] | None,
+    frequency: Frequency,
+    horizon: int,
 ) -> Grid:
     """Lay the rows on a regular grid from the first to the last observed value of each series.
 
@@ -110,7 +132,9 @@ def build_grid(
         first, stop, keep = _observed_extent(rows, observed)
     dropped = tuple(rows.ids[i] for i in np.flatnonzero(~keep))
     if not keep.any():
-        raise DataError([Problem("target_all_missing", "column 'y'", "has no value in any series.", "Check data.target_col.")])
+        raise DataError(
+            [Problem("target_all_missing", "column 'y'", "has no value in any series.", "Check data.target_col.")]
+        )
     first, stop = first[keep], stop[keep]
     units_first = frequency.units(rows.stamps[first])[0]
     lengths = (frequency.units(rows.stamps[stop - 1])[0] - units_first) // frequency.step + 1
@@ -137,7 +161,9 @@ def _observed_extent(
     return seen[position[:-1]], seen[position[1:] - 1] + 1, keep
 
 
-def _check_proportion(rows: SortedRows, series: NDArray[np.int64], lengths: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+def _check_proportion(
+    rows: SortedRows, series: NDArray[np.int64], lengths: NDArray[np.int64], counts: NDArray[np.int64]
+) -> None:
     if lengths.sum(dtype=np.float64) <= _FREE_ROWS + _MAX_STRETCH * float(counts.sum()):
         return
     worst = int(np.argmax(lengths / counts))
@@ -209,4 +235,3 @@ def fill_missing(
     share = ((rows - low) / (high - low)).astype(np.float32)
     values[rows] = values[low] + share * (values[high] - values[low])
     return filled
-

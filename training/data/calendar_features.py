@@ -36,7 +36,9 @@ _PERIODS = {
 }  # fmt: skip
 
 
-def choose_calendar(wanted: Literal["auto", "none"] | tuple[str, ...], frequency: Frequency, longest: int) -> tuple[str, ...]:
+def choose_calendar(
+    wanted: Literal["auto", "none"] | tuple[str, ...], frequency: Frequency, longest: int
+) -> tuple[str, ...]:
     """Names of the sine and cosine features.
 
     Automatic features are those that change from step to step and come back within the longest series: a feature that
@@ -70,8 +72,9 @@ def _step_length(frequency: Frequency) -> int:
 
 def _automatic(frequency: Frequency, longest: int) -> tuple[str, ...]:
     step = _step_length(frequency)
+    names: tuple[str, ...]
     if frequency.kind in ("month_start", "month_end"):
-        names = {1: ("month_of_year",), 2: ("month_of_year",), 3: ("quarter_of_year",)}.get(frequency.step, ())
+        names = ("month_of_year",) if frequency.step < 3 else ("quarter_of_year",) if frequency.step == 3 else ()
     elif step < DAY:
         names = ("hour_of_day", "day_of_week", "day_of_year")
         if step <= MINUTE:
@@ -172,4 +175,6 @@ def validate_calendar(features: tuple[str, ...]) -> None:
     unknown = [feature for feature in features if feature not in known]
     if unknown:
         message = f"names {unknown[0]!r}, which is not known."
-        raise DataError([Problem("calendar_unknown", "columns.calendar", message, f"Known are {', '.join(sorted(known))}.")])
+        raise DataError(
+            [Problem("calendar_unknown", "columns.calendar", message, f"Known are {', '.join(sorted(known))}.")]
+        )

@@ -1,25 +1,86 @@
-"""The last rows of every series, kept in the bundle: a series that the model knows is forecast by name alone."""
+"""The last rows of every trained series, kept with the bundle so that a known series is forecast by name alone."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from training.data.panel import Panel
 from training.data.splits import Splits
 
 
 def write_context(panel: Panel, splits: Splits | None, context_length: int) -> bytes:
-    """The last `context_length` rows of each series as parquet."""
-    frames = []
-    for series in range(panel.num_series):
-        first, stop = int(panel.offsets[series]), int(panel.offsets[series + 1])
-        start = max(first, stop - context_length)
-        y = np.where(panel.observed[start:stop], panel.values[start:stop], np.nan)
-        ds = panel.timestamps(series, start - first, stop - first)
-        frames.append(pd.DataFrame({"unique_id": panel.ids[series], "ds": ds, "y": y}))
-    buffer = io.BytesIO()
-    pd.concat(frames).to_parquet(buffer, index=False)
-    return buffer.getvalue()
+    """Write the last rows of each series as parquet.
+
+    Args:
+        panel: The series.
+        splits: If given, series without a training window are left out.
+        context_length: Rows per series at most.
+
+    Returns:
+        Columns `unique_id`, `ds`, `y` (null where missing) and the covariates, as in the file that was trained on.
+    """
+    series = np.array(
+        [i for i, name in enumerate(panel.ids) if splits is None or name not in splits.excluded], np.int64
+    )
+    lengths = np.minimum(panel.lengths[series], context_length)
+    code = np.repeat(np.arange(len(series)), lengths)
+    position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    row = np.repeat(panel.offsets[series + 1] - lengths, lengths) + position
+    values: NDArray[np.float32] = panel.values  # noqa: PD011  an array of ours, not a frame's
+    columns: dict[str, pa.Array] = {
+        "unique_id": pa.DictionaryArray.from_arrays(
+            pa.array(code, pa.int32()), pa.array([panel.ids[i] for i in series], pa.string())
+        ),
+        "ds": _times(panel, series, lengths),
+        "y": pa.array(values[row], pa.float32(), mask=~panel.observed[row]),
+    }
+    channel = 0
+    for name in (*panel.columns.futr_exog, *panel.columns.hist_exog):
+        categories = panel.columns.categories.get(name)
+        width = 1 if categories is None else len(categories)
+        columns[name] = _decode(panel.covariates[row, channel : channel + width], categories)
+        channel += width
+    channel = 0
+    for name in panel.columns.stat_exog:
+        categories = panel.columns.categories.get(name)
+        width = 1 if categories is None else len(categories)
+        columns[name] = _decode(panel.static[series, channel : channel + width], categories).take(pa.array(code))
+        channel += width
+    stream = io.BytesIO()
+    pq.write_table(pa.table(columns), stream, compression="zstd")
+    return stream.getvalue()
+
+
+def _times(panel: Panel, series: NDArray[np.int64], lengths: NDArray[np.int64]) -> pa.Array:
+    starts = panel.starts.view(np.int64)
+    ends = panel.lengths[series]
+    stamps = [
+        panel.frequency.range(int(starts[i]), int(end - length), int(end))
+        for i, end, length in zip(series, ends, lengths, strict=True)
+    ]
+    joined = np.concatenate([*stamps, np.zeros(0, np.int64)])
+    if panel.time_kind == "integer":
+        return pa.array(joined, pa.int64())
+    return pa.array(joined, pa.int64()).cast(pa.timestamp("us", "UTC" if panel.timezone is not None else None))
+
+
+def _decode(channels: NDArray[np.float32], categories: tuple[str, ...] | None) -> pa.Array:
+    if categories is None:
+        return pa.array(channels[:, 0], pa.float32())
+    known = channels.any(axis=1)
+    if not categories:
+        return pa.nulls(len(channels), pa.string())
+    return pa.array(np.array(categories, dtype=object)[channels.argmax(axis=1)], pa.string(), mask=~known)
+
+
+def read_context(source: bytes | Path) -> pd.DataFrame:
+    """Read what `write_context` wrote: a frame of `unique_id`, `ds`, `y` and covariates. Times with a zone are in UTC."""
+    table = pq.read_table(io.BytesIO(source) if isinstance(source, bytes) else source)
+    return table.to_pandas()

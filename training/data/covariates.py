@@ -28,7 +28,9 @@ def missing_columns(frame: pd.DataFrame, columns: DataConfig | Columns) -> list[
                 some = ", ".join(repr(column) for column in have[:MAX_SHOWN]) or "no other columns"
                 more = f" and {len(have) - MAX_SHOWN} more" if len(have) > MAX_SHOWN else ""
                 message = f"names column {name!r}, which the data does not have; it has {some}{more}."
-                problems.append(Problem("covariate_missing", f"data.{role}", message, "Correct the name, or add the column."))
+                problems.append(
+                    Problem("covariate_missing", f"data.{role}", message, "Correct the name, or add the column.")
+                )
     return problems
 
 
@@ -140,7 +142,9 @@ def _category_name(value: object, known: Mapping[str, int]) -> str:
 def unseen_notes(column: EncodedColumn) -> list[str]:
     """Say that categories of a column were not part of training."""
     count = 0 if column.codes is None else int((column.codes == -2).sum())
-    return [f"{column.name}: {count} row(s) hold a category unseen in training; all its channels are 0"] if count else []
+    return (
+        [f"{column.name}: {count} row(s) hold a category unseen in training; all its channels are 0"] if count else []
+    )
 
 
 def last_seen(is_missing: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -149,4 +153,3 @@ def last_seen(is_missing: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDAr
     np.maximum.accumulate(rows, out=rows)
     rows[rows < np.repeat(offsets[:-1], np.diff(offsets))] = -1
     return rows
-

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import BinaryIO, Literal, cast
 
 from training.errors import DataError, Problem
 
@@ -86,7 +86,7 @@ def unreadable(path: Path, actual: str, remedy: str, code: str = "file_unreadabl
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
     """Open a file, decompressed if it is gzip.
 
     Raises:
@@ -98,7 +98,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
             raw.seek(0)
             if is_gzip:
                 with gzip.GzipFile(fileobj=raw) as stream:
-                    yield stream
+                    yield cast("BinaryIO", stream)
             else:
                 yield raw
     except FileNotFoundError:
@@ -132,7 +132,9 @@ def detect_container(path: Path) -> Container:
         raise unreadable(path, name, "Save the table as CSV or parquet.")
     if b"\x00" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise unreadable(path, "binary", "Save the table as CSV or parquet.")
-    if path.name.lower().removesuffix(".gz").endswith(".tsf") or re.search(rb"^@(relation|attribute|frequency)\b", head, re.M):
+    if path.name.lower().removesuffix(".gz").endswith(".tsf") or re.search(
+        rb"^@(relation|attribute|frequency)\b", head, re.MULTILINE
+    ):
         return "tsf"
     return "text"
 
@@ -173,8 +175,12 @@ def read_dialect(path: Path) -> Dialect:
     if not sample:
         raise unreadable(path, "a header without rows", "Bring rows.", "data_empty")
     if sum(_is_number(field) for field in header) * 2 > len(header):
-        raise unreadable(path, "without a header: its first line holds numbers", "Add a line with column names.", "header_missing")
-    overlong = [row for row in sample if len(row) > len(header) and not any(field.strip() for field in row[len(header) :])]
+        raise unreadable(
+            path, "without a header: its first line holds numbers", "Add a line with column names.", "header_missing"
+        )
+    overlong = [
+        row for row in sample if len(row) > len(header) and not any(field.strip() for field in row[len(header) :])
+    ]
     return Dialect(encoding, delimiter, _find_decimal(sample, delimiter), header, sample, bool(overlong))
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from training.data.rows import SortedRows, block_edges
 from training.data.seasons import default_season_length, estimate_season_length, season_candidates
-from training.data.steps import DAY, Frequency, FrequencyKind, build_frequency, parse_frequency
+from training.data.steps import DAY, HOUR, MINUTE, SECOND, Frequency, FrequencyKind, build_frequency, parse_frequency
 from training.data.timestamps import wall_clock
 from training.errors import MAX_SHOWN, DataError, Problem
 
@@ -70,7 +70,9 @@ def infer_frequency(rows: SortedRows, wanted: str | None = None) -> FrequencyFin
     if frequency is not None and (frequency.kind == "integer") != (rows.time_kind == "integer"):
         actual = "integers" if rows.time_kind == "integer" else "dates"
         message = f"is {frequency.alias!r}, but the time column holds {actual}."
-        return FrequencyFinding(frequency, (Problem("freq_mismatch", "data.freq", message, "Leave data.freq null to infer it."),))
+        return FrequencyFinding(
+            frequency, (Problem("freq_mismatch", "data.freq", message, "Leave data.freq null to infer it."),)
+        )
     if frequency is None:
         step = _constant_step(rows.stamps, rows.offsets)
         if step is not None and (rows.time_kind == "integer" or step < _MONTH_LIKE):
@@ -81,7 +83,9 @@ def infer_frequency(rows: SortedRows, wanted: str | None = None) -> FrequencyFin
         return FrequencyFinding(frequency, tuple(_off_anchor(rows, frequency)), is_dense=True)
     if frequency is None:
         message = "has no step: no series has two different timestamps."
-        return FrequencyFinding(None, (Problem("freq_unknown", "data", message, "Set data.freq, or bring longer series."),))
+        return FrequencyFinding(
+            None, (Problem("freq_unknown", "data", message, "Set data.freq, or bring longer series."),)
+        )
     return FrequencyFinding(frequency, tuple(_grid_problems(rows, frequency, is_wanted=wanted is not None)))
 
 
@@ -131,14 +135,14 @@ def _most_common(rows: SortedRows) -> Frequency | None:
     if rows.time_kind == "integer":
         return build_frequency("integer", step, _firsts(rows))
     if step >= _MONTH_LIKE:
-        for kind in ("month_start", "month_end"):
+        for kind in ("month_end", "month_start"):
             monthly = _monthly(rows, kind)
             if monthly is not None:
                 return monthly
     if step == DAY and _is_business(rows):
         return build_frequency("business", 1, _firsts(rows))
-    on_grid = _firsts(rows) if step % (7 * DAY) else rows.stamps
-    return build_frequency("fixed", step, on_grid)
+    # A week is named after its weekday: that of the rows that have this step, not of stray rows or other series.
+    return build_frequency("fixed", step, rows.stamps[:-1][np.diff(rows.stamps) == step])
 
 
 def _monthly(rows: SortedRows, kind: FrequencyKind) -> Frequency | None:
@@ -147,7 +151,7 @@ def _monthly(rows: SortedRows, kind: FrequencyKind) -> Frequency | None:
     lengths = np.diff(rows.offsets)
     steady = rest == np.repeat(rest[np.minimum(rows.offsets[:-1], len(rest) - 1)], lengths)
     if kind == "month_end":
-        steady &= rest < DAY
+        steady &= (rest >= 0) & (rest < DAY)
     share = np.add.reduceat(steady, rows.offsets[:-1]) / lengths
     if np.average(share == 1.0, weights=lengths) < 0.5:
         return None
@@ -255,14 +259,31 @@ def _irregular(rows: SortedRows, frequency: Frequency, index: int, off: NDArray[
     message = (
         f"{len(off)} of {length} rows lie off a regular {frequency.alias} grid, first {rows.time_text(int(off[0]))}."
     )
+    step = _nice_step(frequency)
     if rows.time_kind == "integer":
         remedy = "Renumber the rows, or set data.freq to the smallest step."
     else:
         remedy = (
-            f"Put the rows on a grid first, for instance with pandas: "
-            f"df.set_index('ds').groupby('unique_id')['y'].resample('{frequency.alias}').mean(); or set data.freq to the finest real step."
+            "Put the rows on a grid first, for instance with pandas: "
+            f"df.set_index('ds').groupby('unique_id')['y'].resample('{step}').mean(); "
+            "or set data.freq to the finest real step."
         )
     return Problem("irregular_timestamps", f"series {rows.ids[index]!r}", message, remedy)
+
+
+_NICE_STEPS = tuple(
+    number * unit
+    for unit, numbers in ((SECOND, (1, 5, 10, 30)), (MINUTE, (1, 5, 10, 15, 30)), (HOUR, (1, 3, 6, 12)), (DAY, (1, 7)))
+    for number in numbers
+)  # fmt: skip
+
+
+def _nice_step(frequency: Frequency) -> str:
+    """The alias of a step that people would resample to: of about the most common length."""
+    if frequency.kind != "fixed" or frequency.step in _NICE_STEPS:
+        return frequency.alias
+    nearest = min(_NICE_STEPS, key=lambda step: abs(np.log(step / frequency.step)))
+    return build_frequency("fixed", nearest, np.zeros(0, np.int64)).alias
 
 
 def require_grid(finding: FrequencyFinding) -> Frequency:

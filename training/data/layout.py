@@ -14,11 +14,16 @@ from training.data.dialect import MISSING_TEXTS
 from training.data.timestamps import parse_timestamps
 from training.errors import MAX_SHOWN, DataError, Problem
 
-_TIME_NAMES = re.compile(r"^(ds|date|time|timestamp|datetime|date_time|day|month|period|week|year|last_?updated)$|date|time", re.I)
-_TARGET_NAMES = re.compile(
-    r"^(y|value|values|target|count|sales|demand|load|volume|traffic_volume|consumption|consommation|occupancy|ot|quantity|price)$", re.I
+_TIME_NAMES = re.compile(
+    r"^(ds|date|time|timestamp|datetime|date_time|day|month|period|week|year|last_?updated)$|date|time", re.IGNORECASE
 )
-_ID_NAMES = re.compile(r"^(unique_id|id|series|series_id|series_name|item_id|store|sku|code|name|key)$|_id$|code|name", re.I)
+_TARGET_NAMES = re.compile(
+    r"^(y|value|values|target|count|sales|demand|load|volume|traffic_volume|consumption|consommation|occupancy|ot|quantity|price)$",
+    re.IGNORECASE,
+)
+_ID_NAMES = re.compile(
+    r"^(unique_id|id|series|series_id|series_name|item_id|store|sku|code|name|key)$|_id$|code|name", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -87,16 +92,21 @@ def _look_at(name: str, column: pd.Series) -> str:
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         return "times"
     if pd.api.types.is_numeric_dtype(column.dtype):
-        return "times" if re.fullmatch(r"ds|time|date|timestamp|year", name, re.I) else "numbers"
+        return "times" if re.fullmatch(r"ds|time|date|timestamp|year", name, re.IGNORECASE) else "numbers"
     text = column.astype("str").str.strip()
     text = text[~text.isin(MISSING_TEXTS)]
     if not len(text):
         return "numbers"
-    if text.str.fullmatch(r"\d{1,2}[:.]\d{2}([:.]\d{2})?").mean() > 0.9 and re.search(r"time|hour|heure|clock", name, re.I):
+    if text.str.fullmatch(r"\d{1,2}[:.]\d{2}([:.]\d{2})?").mean() > 0.9 and re.search(
+        r"time|hour|heure|clock", name, re.IGNORECASE
+    ):
         return "clocks"
     numbers = pd.to_numeric(text.str.replace(",", ".", regex=False), errors="coerce")
     if numbers.notna().mean() > 0.5:
-        dates = re.fullmatch(r"ds|date|time|timestamp|year", name, re.I) or text.str.fullmatch(r"(19|20)\d{6}").all()
+        dates = (
+            re.fullmatch(r"ds|date|time|timestamp|year", name, re.IGNORECASE)
+            or text.str.fullmatch(r"(19|20)\d{6}").all()
+        )
         return "times" if dates else "numbers"
     parsed = parse_timestamps(text, name)
     is_ambiguous = parsed.refusal is not None and parsed.refusal.code == "time_ambiguous"
@@ -108,8 +118,8 @@ def guess_layout(facts: ColumnFacts, num_unique: Mapping[str, int], num_rows: in
     times = sorted(facts.times, key=lambda name: (not _TIME_NAMES.search(name), facts.names.index(name)))
     if not times or not facts.numbers:
         return None
-    time_cols = (times[0],)
-    if facts.clocks and not re.search(r"time", times[0].replace("datetime", ""), re.I):
+    time_cols: tuple[str, ...] = (times[0],)
+    if facts.clocks and not re.search(r"time", times[0].replace("datetime", ""), re.IGNORECASE):
         time_cols = (times[0], facts.clocks[0])
     ids = [name for name in facts.texts if _ID_NAMES.search(name) and num_unique.get(name, 0) <= max(2, num_rows // 8)]
     named = [name for name in facts.numbers if _TARGET_NAMES.match(name)]
@@ -131,7 +141,9 @@ def resolve_layout(facts: ColumnFacts, config: DataConfig, guess: Layout | None)
     names = facts.names
     time_cols = _time_columns(names, config.time_col)
     has_target, has_id = config.target_col in names, config.id_col in names
-    if config.format == "wide" or (config.format == "auto" and not has_target and not has_id and _may_be_wide(facts, config)):
+    if config.format == "wide" or (
+        config.format == "auto" and not has_target and not has_id and _may_be_wide(facts, config)
+    ):
         time = time_cols or ((names[0],) if names[0] in facts.times or config.format == "wide" else ())
         series = tuple(name for name in names if name and name not in time)
         if config.format == "wide":
@@ -139,7 +151,14 @@ def resolve_layout(facts: ColumnFacts, config: DataConfig, guess: Layout | None)
         if time and series and (config.format == "wide" or set(series) <= set(facts.numbers)):
             return Layout("wide", None, time, None, series)
     problems = _absent(facts, config, time_cols, has_target, has_id, guess)
-    needed = [*(time_cols or ()), config.target_col, config.id_col, *config.futr_exog, *config.hist_exog, *config.stat_exog]
+    needed = [
+        *(time_cols or ()),
+        config.target_col,
+        config.id_col,
+        *config.futr_exog,
+        *config.hist_exog,
+        *config.stat_exog,
+    ]
     problems += [
         Problem("column_twice", f"column {name!r}", "is in the file twice.", "Rename one of them.")
         for name in dict.fromkeys(needed)
@@ -173,7 +192,9 @@ def _absent(
     guess: Layout | None,
 ) -> list[Problem]:
     remedy = f"A guess: {guess.settings()}" if guess is not None else "See gradcast validate."
-    listed = ", ".join(repr(name) for name in facts.names[: 2 * MAX_SHOWN]) + (", ..." if len(facts.names) > 2 * MAX_SHOWN else "")
+    listed = ", ".join(repr(name) for name in facts.names[: 2 * MAX_SHOWN]) + (
+        ", ..." if len(facts.names) > 2 * MAX_SHOWN else ""
+    )
     problems = []
     if time_cols is None:
         message = f"names column {config.time_col!r}, but the file has {listed} instead."
@@ -183,10 +204,14 @@ def _absent(
         problems.append(Problem("column_missing", "data.target_col", message, remedy))
     if not has_id and config.id_col != "unique_id":
         message = f"names column {config.id_col!r}, but the file has {listed} instead."
-        problems.append(Problem("column_missing", "data.id_col", message, "Leave data.id_col out if the file holds one series."))
+        problems.append(
+            Problem("column_missing", "data.id_col", message, "Leave data.id_col out if the file holds one series.")
+        )
     for role in ("futr_exog", "hist_exog", "stat_exog"):
         for name in getattr(config, role):
             if name not in facts.names:
                 message = f"names column {name!r}, but the file has {listed} instead."
-                problems.append(Problem("covariate_missing", f"data.{role}", message, "Correct the name, or add the column."))
+                problems.append(
+                    Problem("covariate_missing", f"data.{role}", message, "Correct the name, or add the column.")
+                )
     return problems

@@ -1,14 +1,10 @@
-"""The panel: many series in one contiguous float32 store. Frames stop here; windows are gathered from it by index."""
+"""From a frame to the panel: rows are put on a grid, and every problem is named. Frames stop here."""
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import tempfile
-import weakref
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,134 +16,25 @@ from training.data.assembly import Grid, build_grid, fill_missing, read_target
 from training.data.calendar_features import build_calendar, choose_calendar, validate_calendar
 from training.data.channels import build_channels, build_static, resolve_columns
 from training.data.covariates import missing_columns
-from training.data.frequency import default_season_length, estimate_season_length, grid_clock, infer_frequency, require_grid
+from training.data.frequency import (
+    default_season_length,
+    estimate_season_length,
+    grid_clock,
+    infer_frequency,
+    require_grid,
+)
 from training.data.readers import read_frame
 from training.data.rows import SortedRows, block_edges, duplicate_problems, sort_rows
 from training.data.splits import training_rows
-from training.data.steps import Frequency, parse_frequency
-from training.data.timestamps import TimeKind, as_times
+from training.data.steps import Frequency
+from training.data.store import Panel, Storage
+from training.data.timestamps import as_times, wall_clock
 from training.errors import MAX_SHOWN, DataError, Problem
+
+__all__ = ["MEMMAP_THRESHOLD_BYTES", "Panel", "build_panel", "load_panel"]
 
 # A store larger than this lives in a file that the operating system pages in as windows are read.
 MEMMAP_THRESHOLD_BYTES = 512 * 2**20
-
-
-class Storage:
-    """A temporary directory for memory-mapped arrays, removed when the last panel that uses it is gone."""
-
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="gradcast-panel-"))
-        weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
-
-
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """Many series on a regular grid, from the first to the last observed value of each.
-
-    Rows of a series lie together; row `i` of series `n` is row `offsets[n] + i` of the store and `starts[n]` plus `i`
-    steps in time. Steps that the file lacks are rows with `observed` False. Rows before the first and after the last
-    observed value are no part of the store: a forecast starts after the last value really seen. Known-future
-    covariates of later rows are kept in `future_extra`.
-
-    Attributes:
-        ids: Series names.
-        offsets: First row of each series in the store, and the end (N + 1).
-        values: `y`, in its own unit; 0 where missing.
-        observed: True where `y` is real.
-        filled: True where `values` holds a guess (fill ffill or linear): context for the network, never a target;
-            None if nothing is guessed.
-        fill: How missing targets were filled.
-        covariates: Channels of the known-future columns, then of the past-only ones, without the calendar (T, K).
-        covariate_fill: Value per channel used before a covariate is first seen: its mean over training rows (K,).
-        static: Channels of the static columns (N, S).
-        future_extra: Known-future channels of the steps after the last row (N, E, K of the known-future columns).
-        num_future: Steps after the last row of each series for which every known-future column has a value (N,).
-        calendar: Calendar channels of all steps of all series, shared where series overlap (G, C).
-        calendar_start: Row of `calendar` at which each series starts (N,).
-        horizon: Rows that `calendar` goes on past the end of every series.
-        starts: First timestamp per series (datetime64[us], UTC where `timezone` is given; or int64).
-        freq: Step between rows: a pandas offset alias, or a number for integer time.
-        season_length: Steps per season.
-        time_kind: Dates or integers.
-        timezone: Zone in which timestamps are shown and calendar features computed; None for times without offset.
-        columns: Names and roles of the covariates.
-        target: Name of `y` in the file.
-        notes: What was decided, dropped or left out, to be said aloud.
-        storage: Keeps the files of memory-mapped arrays alive.
-    """
-
-    ids: tuple[str, ...]
-    offsets: NDArray[np.int64]
-    values: NDArray[np.float32]
-    observed: NDArray[np.bool_]
-    filled: NDArray[np.bool_] | None
-    fill: FillPolicy
-    covariates: NDArray[np.float32]
-    covariate_fill: NDArray[np.float32]
-    static: NDArray[np.float32]
-    future_extra: NDArray[np.float32]
-    num_future: NDArray[np.int64]
-    calendar: NDArray[np.float32]
-    calendar_start: NDArray[np.int64]
-    horizon: int
-    starts: NDArray[np.generic]
-    freq: str
-    season_length: int
-    time_kind: TimeKind
-    timezone: str | None
-    columns: Columns
-    target: str
-    notes: tuple[str, ...] = ()
-    storage: Storage | None = None
-
-    @property
-    def num_series(self) -> int:
-        """Number of series N."""
-        return len(self.ids)
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Rows of each series (N,)."""
-        return np.diff(self.offsets)
-
-    @property
-    def num_future_channels(self) -> int:
-        """Channels of `covariates` that are known into the future."""
-        return self.future_extra.shape[2]
-
-    @cached_property
-    def frequency(self) -> Frequency:
-        """The step between rows, ready for arithmetic."""
-        return parse_frequency(self.freq)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """sha256 of everything a network can learn from: equal data has equal fingerprints, whatever the file format."""
-        digest = hashlib.sha256()
-        digest.update("\x00".join(self.ids).encode())
-        digest.update(f"|{self.freq}|{self.timezone}|{self.columns.model_dump_json()}|".encode())
-        for array in (self.offsets, self.starts.view(np.int64), self.values, self.observed, self.covariates, self.static):
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
-
-    def timestamps(self, series_index: int, start: int, stop: int) -> pd.DatetimeIndex | NDArray[np.int64]:
-        """Timestamps of the rows `start .. stop - 1` of a series; rows beyond its end are its future."""
-        first = int(self.starts.view(np.int64)[series_index])
-        return as_times(self.frequency.range(first, start, stop), self.time_kind, self.timezone)
-
-    def series_without_future(self, horizon: int) -> tuple[str, ...]:
-        """Series that lack a known-future covariate for one of the next `horizon` steps; their last value is repeated."""
-        if not self.columns.futr_exog:
-            return ()
-        return tuple(self.ids[i] for i in np.flatnonzero(self.num_future < horizon))
-
-    def extended(self, horizon: int) -> Panel:
-        """The same panel with calendar rows for at least `horizon` steps past the end of every series."""
-        if horizon <= self.horizon or not self.columns.calendar:
-            return self
-        starts = self.starts.view(np.int64)
-        calendar, first = build_calendar(self.columns.calendar, self.frequency, starts, self.lengths, horizon, self.timezone)
-        return replace(self, calendar=calendar, calendar_start=first, horizon=horizon)
 
 
 def load_panel(config: DataConfig, horizon: int = 0) -> Panel:
@@ -157,7 +44,9 @@ def load_panel(config: DataConfig, horizon: int = 0) -> Panel:
         DataError: With everything found wrong.
     """
     if config.path is None:
-        raise DataError([Problem("path_missing", "data.path", "must name a data file, but is null instead.", "Use --data FILE.")])
+        raise DataError(
+            [Problem("path_missing", "data.path", "must name a data file, but is null instead.", "Use --data FILE.")]
+        )
     return build_panel(read_frame(Path(config.path), config), config, horizon=horizon)
 
 
@@ -167,6 +56,7 @@ def build_panel(
     columns: Columns | None = None,
     horizon: int = 0,
     covariate_fill: NDArray[np.float32] | None = None,
+    timezone: str | None = None,
     memmap_threshold_bytes: int = MEMMAP_THRESHOLD_BYTES,
 ) -> Panel:
     """Put the rows of a frame on a regular grid.
@@ -177,6 +67,8 @@ def build_panel(
         columns: Roles and vocabulary of a trained model; None chooses them from the data.
         horizon: Calendar rows past the end of each series, and future rows to keep.
         covariate_fill: With `columns`: value per channel of a covariate not seen yet; None is its mean in the frame.
+        timezone: With `columns`: zone of the trained model's timestamps, None if they had no offset. Timestamps with an
+            offset are brought to it; without one, to the clock they show.
         memmap_threshold_bytes: Size of the store from which it lives in a file.
 
     Raises:
@@ -184,6 +76,8 @@ def build_panel(
     """
     _require_columns(frame, config, columns)
     rows = sort_rows(frame)
+    if columns is not None:
+        rows = _in_zone(rows, timezone)
     values = read_target(frame)
     problems = duplicate_problems(rows, frame)
     if problems:
@@ -214,7 +108,13 @@ def build_panel(
     notes += _target_notes(grid, rows, store, seen)
     filled = _apply_fill(config.fill, store, seen, grid, rows, frequency, notes)
     channels = build_channels(
-        frame, resolved, rows, grid, train_end, covariate_fill, _allocate(storage, "covariates", (grid.num_rows, num_channels), np.float32)
+        frame,
+        resolved,
+        rows,
+        grid,
+        train_end,
+        covariate_fill,
+        _allocate(storage, "covariates", (grid.num_rows, num_channels), np.float32),
     )
     static, static_notes = build_static(frame, resolved, rows, grid)
     calendar, calendar_start = build_calendar(
@@ -249,7 +149,12 @@ def build_panel(
 
 def _require_columns(frame: pd.DataFrame, config: DataConfig, columns: Columns | None) -> None:
     problems = [
-        Problem("column_missing", f"column {name!r}", "is not in the data.", "Rename the column, or set data.id_col, data.time_col, data.target_col.")
+        Problem(
+            "column_missing",
+            f"column {name!r}",
+            "is not in the data.",
+            "Rename the column, or set data.id_col, data.time_col, data.target_col.",
+        )
         for name in ("unique_id", "ds", "y")
         if name not in frame.columns
     ]
@@ -260,13 +165,27 @@ def _require_columns(frame: pd.DataFrame, config: DataConfig, columns: Columns |
         raise DataError(problems)
 
 
+def _in_zone(rows: SortedRows, timezone: str | None) -> SortedRows:
+    """Timestamps on the clock of a trained model."""
+    if rows.timezone == timezone or rows.time_kind == "integer":
+        return rows
+    if timezone is None:
+        return replace(rows, stamps=wall_clock(rows.stamps, rows.timezone), timezone=None)
+    if rows.timezone is not None:
+        return replace(rows, timezone=timezone)
+    message = f"must carry a UTC offset, as the timestamps that the model was trained on ({timezone}) did."
+    raise DataError(
+        [Problem("time_without_offset", "column 'ds'", message, "Write times as 2020-01-31T13:00:00+01:00.")]
+    )
+
+
 def _is_number(values: NDArray[np.floating]) -> NDArray[np.bool_]:
     if values.dtype.kind != "f":
         return np.ones(len(values), np.bool_)
     return ~np.isnan(values)
 
 
-def _allocate(storage: Storage | None, name: str, shape: tuple[int, ...], dtype: type) -> NDArray[np.generic]:
+def _allocate(storage: Storage | None, name: str, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
     if storage is None or 0 in shape:
         return np.empty(shape, dtype)
     return np.memmap(storage.directory / name, dtype, "w+", shape=shape)

@@ -92,13 +92,17 @@ class _Texts:
         if self._dictionary is None or not encoded.dictionary.equals(self._dictionary):
             self._dictionary = encoded.dictionary
             names = encoded.dictionary.to_pylist()
-            self._table = np.array([-1 if name is None else self.known.setdefault(name, len(self.known)) for name in names], np.int32)
+            self._table = np.array(
+                [-1 if name is None else self.known.setdefault(name, len(self.known)) for name in names], np.int32
+            )
             self._table = np.append(self._table, np.int32(-1))
         indices = pc.fill_null(encoded.indices.cast(pa.int32()), len(self._table) - 1).to_numpy()
         self.codes[start : start + len(chunk)] = self._table[indices]
 
     def column(self) -> pd.Categorical:
-        return pd.Categorical.from_codes(self.codes, pd.Index([_as_text(name) for name in self.known], dtype="str"), validate=False)
+        return pd.Categorical.from_codes(
+            self.codes, pd.Index([_as_text(name) for name in self.known], dtype="str"), validate=False
+        )
 
 
 def _as_text(value: object) -> str:
@@ -114,7 +118,9 @@ def read_parquet_sample(path: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
     try:
         with pq.ParquetFile(path) as file:
             names = tuple(file.schema_arrow.names)
-            batch = next(file.iter_batches(batch_size=_SAMPLE_ROWS, row_groups=[0] if file.num_row_groups else []), None)
+            batch = next(
+                file.iter_batches(batch_size=_SAMPLE_ROWS, row_groups=[0] if file.num_row_groups else []), None
+            )
     except (pa.ArrowInvalid, OSError) as error:
         raise _damaged(path, error) from None
     if batch is None or not batch.num_rows:
@@ -141,7 +147,9 @@ def read_parquet_columns(path: Path, needed: Sequence[str], names: Sequence[str]
             fields = {name: probe.schema_arrow.field(name).type for name in needed}
         texts = [name for name, kind in fields.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
         with pq.ParquetFile(path, read_dictionary=texts) as file:
-            collectors = {name: _collector(name, kind, file.metadata.num_rows, name in names) for name, kind in fields.items()}
+            collectors = {
+                name: _collector(name, kind, file.metadata.num_rows, name in names) for name, kind in fields.items()
+            }
             start = 0
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(needed)):
                 for name, collector in collectors.items():
@@ -166,7 +174,12 @@ def _collector(name: str, kind: pa.DataType, num_rows: int, is_name: bool) -> _C
         return _Times(num_rows, None)
     if name == "ds" or pa.types.is_integer(value):
         return _Integers(num_rows) if pa.types.is_integer(value) else _Numbers(num_rows)
-    if pa.types.is_floating(value) or pa.types.is_decimal(value) or pa.types.is_boolean(value) or pa.types.is_null(value):
+    if (
+        pa.types.is_floating(value)
+        or pa.types.is_decimal(value)
+        or pa.types.is_boolean(value)
+        or pa.types.is_null(value)
+    ):
         return _Numbers(num_rows)
     message = f"must hold numbers, text or times, but holds {kind} instead."
     raise DataError([Problem("column_type", f"column {name!r}", message, "Write one value per row.")])

@@ -111,7 +111,7 @@ def read_text_columns(path: Path, dialect: Dialect, layout: Layout, config: Data
         "index_col": False,
         "dtype": dict.fromkeys(texts, "str"),
         "keep_default_na": False,
-        "na_values": {name: list(MISSING_TEXTS) for name in needed if name not in texts} | dict.fromkeys(texts, [""]),
+        "na_values": {name: [""] if name in texts else list(MISSING_TEXTS) for name in needed},
         "skip_blank_lines": False,
         "low_memory": False,
         "skipinitialspace": True,
@@ -123,8 +123,12 @@ def read_text_columns(path: Path, dialect: Dialect, layout: Layout, config: Data
             return pd.read_csv(stream, **options)
     except pd.errors.ParserError as error:
         match = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
-        actual = f"with {match[3]} fields in line {match[2]} where {match[1]} are due" if match else f"no table ({error})"
-        raise unreadable(path, actual, "Correct the line, or quote fields that hold the delimiter.", "row_ragged") from None
+        actual = (
+            f"with {match[3]} fields in line {match[2]} where {match[1]} are due" if match else f"no table ({error})"
+        )
+        raise unreadable(
+            path, actual, "Correct the line, or quote fields that hold the delimiter.", "row_ragged"
+        ) from None
     except pd.errors.EmptyDataError:
         raise unreadable(path, "blank", "Bring rows.", "data_empty") from None
 
@@ -192,10 +196,10 @@ def _with_times(frame: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, tupl
     times = parse_timestamps(frame["ds"], "+".join(layout.time_cols))
     if times.refusal is not None:
         raise DataError([times.refusal])
-    column = pd.Series(as_times(times.stamps, times.time_kind, times.timezone), index=frame.index)
+    column: pd.Series[Any] = pd.Series(as_times(times.stamps, times.time_kind, times.timezone), index=frame.index)
     if times.bad.any():
         column = column.astype("Int64") if times.time_kind == "integer" else column
-        column[times.bad] = pd.NA if times.time_kind == "integer" else pd.NaT
+        column = column.mask(times.bad)
     frame["ds"] = column
     return frame, times.notes
 

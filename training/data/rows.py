@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,7 @@ class SortedRows:
         """Frame rows of sorted rows."""
         return rows if self.order is None else self.order[rows]
 
-    def arrange(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+    def arrange(self, values: NDArray[Any]) -> NDArray[Any]:
         """Bring a column of the frame into the sorted order."""
         return values if self.order is None else values[self.order]
 

@@ -130,7 +130,9 @@ def _autocorrelation_season(y: NDArray[np.float32], observed: NDArray[np.bool_])
     lags = np.arange(longest + 2)
     # Dividing by the share of pairs keeps long lags from looking weaker than they are.
     correlation = np.fft.irfft(spectrum)[: longest + 2] / power * len(steps) / (len(steps) - lags).clip(min=1)
-    peaks = [lag for lag in range(2, longest + 1) if correlation[lag] >= max(correlation[lag - 1], correlation[lag + 1])]
+    peaks = [
+        lag for lag in range(2, longest + 1) if correlation[lag] >= max(correlation[lag - 1], correlation[lag + 1])
+    ]
     high = [lag for lag in peaks if correlation[lag] >= _MIN_AUTOCORRELATION]
     if not high:
         return 1

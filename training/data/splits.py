@@ -50,9 +50,7 @@ def _ends(
     return np.where(spared > horizon, spared, val_end), val_end
 
 
-def training_rows(
-    lengths: NDArray[np.int64], horizon: int, val_size: int | None, test_size: int
-) -> NDArray[np.int64]:
+def training_rows(lengths: NDArray[np.int64], horizon: int, val_size: int | None, test_size: int) -> NDArray[np.int64]:
     """Training rows of series of the given lengths: what statistics and vocabularies may be computed from."""
     return _ends(lengths, horizon, val_size, test_size)[0]
 
@@ -82,7 +80,16 @@ def build_splits(panel: Panel, horizon: int, val_size: int | None = None, test_s
     if not has_validation.any():
         if val_size is not None and val_size < horizon:
             message = f"is {val_size}, shorter than the horizon of {horizon}."
-            raise DataError([Problem("val_size_too_short", "data.val_size", message, f"Set data.val_size: {horizon}, or leave it null.")])
+            raise DataError(
+                [
+                    Problem(
+                        "val_size_too_short",
+                        "data.val_size",
+                        message,
+                        f"Set data.val_size: {horizon}, or leave it null.",
+                    )
+                ]
+            )
         raise DataError([_too_short(lengths, horizon, test_size, "validation")])
     return Splits(train_end, val_end, lengths, horizon, excluded, _notes(panel, excluded, has_window & ~has_validation))
 
@@ -90,7 +97,12 @@ def build_splits(panel: Panel, horizon: int, val_size: int | None = None, test_s
 def _too_short(lengths: NDArray[np.int64], horizon: int, test_size: int, part: str) -> Problem:
     needed = horizon + 1 + test_size + (horizon if part == "validation" else 0)
     message = f"the longest series has {int(lengths.max())} rows, but a {part} window needs {needed}."
-    return Problem("series_too_short", "data", message, "Lower model.horizon, data.val_size or data.test_size, or bring longer series.")
+    return Problem(
+        "series_too_short",
+        "data",
+        message,
+        "Lower model.horizon, data.val_size or data.test_size, or bring longer series.",
+    )
 
 
 def _notes(panel: Panel, excluded: dict[str, str], no_validation: NDArray[np.bool_]) -> tuple[str, ...]:

@@ -29,7 +29,18 @@ SUPPORTED = "s, min, h, D, B, W-MON, MS, ME, QS, QE, YS, YE, each with a number 
 FrequencyKind = Literal["integer", "fixed", "month_start", "month_end", "business"]
 
 # Spellings of pandas before 2.2 that users still type.
-_OLD_SPELLINGS = {"H": "h", "T": "min", "S": "s", "L": "ms", "U": "us", "M": "ME", "Q": "QE", "A": "YE", "Y": "YE", "AS": "YS"}
+_OLD_SPELLINGS = {
+    "H": "h",
+    "T": "min",
+    "S": "s",
+    "L": "ms",
+    "U": "us",
+    "M": "ME",
+    "Q": "QE",
+    "A": "YE",
+    "Y": "YE",
+    "AS": "YS",
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class Frequency:
             return units
         if self.kind == "business":
             weeks, weekday = np.divmod(units, 5)
-            return (weeks * 7 + weekday - 3) * DAY + rest
+            return np.asarray((weeks * 7 + weekday - 3) * DAY + rest, np.int64)
         return self._from_months(units) + rest
 
     def range(self, start: int, first: int, stop: int) -> NDArray[np.int64]:
@@ -184,7 +195,9 @@ def _from_offset(offset: object) -> Frequency | None:
     kind: FrequencyKind = "month_start" if name.endswith("Begin") else "month_end"
     first = getattr(offset, "startingMonth", None) or getattr(offset, "month", None)
     if months == 1 or n != 1 or first is None:
-        return Frequency(f"{n * months if n * months > 1 else ''}M{'S' if kind == 'month_start' else 'E'}", kind, n * months)
+        return Frequency(
+            f"{n * months if n * months > 1 else ''}M{'S' if kind == 'month_start' else 'E'}", kind, n * months
+        )
     # A timestamp with the anchor's month names the quarter or year completely.
     month = np.array([f"2000-{first:02d}"], "M8[M]").astype("M8[us]").astype(np.int64)
     return build_frequency(kind, months, month)

@@ -73,7 +73,9 @@ def _by_code(parsed: ParsedTimes, codes: NDArray[np.integer]) -> ParsedTimes:
     return ParsedTimes(stamps, parsed.time_kind, parsed.timezone, bad, parsed.notes, parsed.refusal)
 
 
-def as_times(stamps: NDArray[np.int64], time_kind: TimeKind, timezone: str | None) -> pd.DatetimeIndex | NDArray[np.int64]:
+def as_times(
+    stamps: NDArray[np.int64], time_kind: TimeKind, timezone: str | None
+) -> pd.DatetimeIndex | NDArray[np.int64]:
     """Timestamps as users see them: in their own zone, or the integers."""
     if time_kind == "integer":
         return stamps
@@ -90,7 +92,9 @@ def wall_clock(stamps: NDArray[np.int64], timezone: str | None) -> NDArray[np.in
 
 
 def _refused(count: int, name: str, actual: str, remedy: str, kind: TimeKind = "datetime") -> ParsedTimes:
-    problem = Problem("time_unreadable", f"column {name!r}", f"must hold timestamps or integers, but {actual} instead.", remedy)
+    problem = Problem(
+        "time_unreadable", f"column {name!r}", f"must hold timestamps or integers, but {actual} instead.", remedy
+    )
     return ParsedTimes(np.zeros(count, np.int64), kind, None, np.ones(count, np.bool_), (), problem)
 
 
@@ -111,17 +115,21 @@ def _from_numbers(column: pd.Series, name: str) -> ParsedTimes:
         bad = ~np.isfinite(values)
         whole = np.where(bad, 0.0, values)
         if (whole != np.floor(whole)).any() or (np.abs(whole) > 2**53).any():
-            return _refused(len(column), name, "holds numbers with decimals", "Write dates, or whole numbers that count steps.")
+            return _refused(
+                len(column), name, "holds numbers with decimals", "Write dates, or whole numbers that count steps."
+            )
         stamps = whole.astype(np.int64)
     else:
         stamps = column.fillna(0).to_numpy(np.int64) if bad.any() else column.to_numpy(np.int64)
-    return _dates_in_digits(stamps, bad, name) or ParsedTimes(stamps, "integer", None, bad, _integer_notes(stamps[~bad], name))
+    return _dates_in_digits(stamps, bad, name) or ParsedTimes(
+        stamps, "integer", None, bad, _integer_notes(stamps[~bad], name)
+    )
 
 
 def _integer_notes(stamps: NDArray[np.int64], name: str) -> tuple[str, ...]:
-    if len(stamps) and 10**9 <= stamps.min() and stamps.max() < 5 * 10**9:
+    if len(stamps) and stamps.min() >= 10**9 and stamps.max() < 5 * 10**9:
         return (f"{name} looks like seconds since 1970 and is read as integer time; write dates for calendar features",)
-    if len(stamps) > 1 and 1500 <= stamps.min() and stamps.max() <= 2200:
+    if len(stamps) > 1 and stamps.min() >= 1500 and stamps.max() <= 2200:
         return (f"{name} looks like years and is read as integer time; write 1990-01-01 for dates",)
     return ()
 
@@ -153,12 +161,19 @@ def _from_texts(texts: pd.Series, name: str) -> ParsedTimes:
     if index.hasnans:
         text, notes, refusal = _year_first(text, name)
         if refusal is not None:
-            return ParsedTimes(np.zeros(len(text), np.int64), "datetime", None, np.ones(len(text), np.bool_), notes, refusal)
+            return ParsedTimes(
+                np.zeros(len(text), np.int64), "datetime", None, np.ones(len(text), np.bool_), notes, refusal
+            )
         index = _parse_iso(text, utc=bool(has_offset.any()))
     bad = np.asarray(index.isna())
     stamps = np.where(bad, 0, index.as_unit("us").asi8)
     if len(bad) and bad.all():
-        return _refused(len(text), name, "holds text that is no time", "Write times as 2020-01-31 13:00:00, or name another data.time_col.")
+        return _refused(
+            len(text),
+            name,
+            "holds text that is no time",
+            "Write times as 2020-01-31 13:00:00, or name another data.time_col.",
+        )
     if not has_offset.any():
         return ParsedTimes(stamps, "datetime", None, bad, notes)
     if (~has_offset & ~bad).any():
@@ -179,7 +194,9 @@ def _year_first(text: pd.Series, name: str) -> tuple[pd.Series, tuple[str, ...],
         text = text.where(~odd, text.str.replace(_ODD_CLOCK, _clock, regex=True))
     parts = text.str.extract(_YEAR_FIRST)
     if parts[0].notna().any():
-        text = text.where(parts[0].isna(), parts[0] + "-" + parts[1].str.zfill(2) + "-" + parts[2].str.zfill(2) + parts[3])
+        text = text.where(
+            parts[0].isna(), parts[0] + "-" + parts[1].str.zfill(2) + "-" + parts[2].str.zfill(2) + parts[3]
+        )
     parts = text.str.extract(_YEAR_LAST)
     rows = parts[0].notna()
     if not rows.any():
@@ -207,7 +224,7 @@ def _parse_iso(text: pd.Series, utc: bool) -> pd.DatetimeIndex:
     if not rest.any():
         return index
     loose = [_parse_loose(value, utc) for value in text[rest]]
-    filled = index.as_unit("us").to_series(index=range(len(index)))
+    filled = pd.Series(index.as_unit("us"))
     filled[rest] = pd.DatetimeIndex(pd.to_datetime(pd.Series(loose), utc=utc)).as_unit("us")
     return pd.DatetimeIndex(filled)
 

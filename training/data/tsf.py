@@ -41,7 +41,9 @@ def read_tsf(path: Path) -> pd.DataFrame:
     with open_bytes(path) as stream:
         lines = stream.read().decode(encoding, errors="replace").splitlines()
     header = _read_header(path, lines)
-    series = [(number, line) for number, line in enumerate(lines[header.data_line :], header.data_line + 1) if line.strip()]
+    series = [
+        (number, line) for number, line in enumerate(lines[header.data_line :], header.data_line + 1) if line.strip()
+    ]
     if not series:
         raise unreadable(path, "a tsf file without series", "Bring lines after @data.", "data_empty")
     parsed = [_read_series(path, header, number, line) for number, line in series]
@@ -64,7 +66,9 @@ def read_tsf(path: Path) -> pd.DataFrame:
 
 
 def _bad_line(path: Path, number: int, message: str) -> DataError:
-    return DataError([Problem("tsf_syntax", f"{path.name}, line {number}", message, "See the format of the Monash archive.")])
+    return DataError(
+        [Problem("tsf_syntax", f"{path.name}, line {number}", message, "See the format of the Monash archive.")]
+    )
 
 
 def _read_header(path: Path, lines: list[str]) -> _Header:
@@ -91,7 +95,9 @@ def _read_header(path: Path, lines: list[str]) -> _Header:
 def _read_series(path: Path, header: _Header, number: int, line: str) -> tuple[dict[str, str], np.ndarray]:
     fields = line.strip().split(":", len(header.attributes))
     if len(fields) != len(header.attributes) + 1:
-        raise _bad_line(path, number, f"must have {len(header.attributes)} attributes and the values, separated by colons.")
+        raise _bad_line(
+            path, number, f"must have {len(header.attributes)} attributes and the values, separated by colons."
+        )
     attributes = {name: text.strip() for (name, _), text in zip(header.attributes, fields, strict=False)}
     texts = fields[-1].strip().rstrip(",").split(",")
     try:

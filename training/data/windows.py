@@ -169,7 +169,9 @@ class TrainingWindows:
         counts = np.maximum(usable - first + 1, 0)
         if not counts.any():
             message = f"no series has {store.horizon + 1} training rows."
-            raise DataError([Problem("series_too_short", "data", message, "Lower model.horizon, or bring longer series.")])
+            raise DataError(
+                [Problem("series_too_short", "data", message, "Lower model.horizon, or bring longer series.")]
+            )
         self.num_windows = int(counts.sum())
         self._ends = torch.from_numpy(np.cumsum(counts))
         self._shift = torch.from_numpy(first - (np.cumsum(counts) - counts))
@@ -208,7 +210,9 @@ def validation_cutoffs(splits: Splits, max_windows: int = 1024) -> tuple[Int64[T
     ends = np.cumsum(counts)
     total = int(ends[-1])
     if total == 0:
-        raise DataError([Problem("series_too_short", "data", "no series holds a validation window.", "Raise data.val_size.")])
+        raise DataError(
+            [Problem("series_too_short", "data", "no series holds a validation window.", "Raise data.val_size.")]
+        )
     number = np.unique(np.linspace(0, total - 1, min(max_windows, total)).round().astype(np.int64))
     series = np.searchsorted(ends, number, side="right")
     cutoff = splits.train_end[series] + number - (ends - counts)[series]
@@ -247,6 +251,6 @@ def _moments(table: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[NDArr
         mean = sum(float(part.sum()) for part in parts) / len(rows)
         variance = sum(float(((part - mean) ** 2).sum()) for part in parts) / len(rows)
         loc[channel] = mean
-        magnitude = max(abs(mean), max(float(np.abs(part).max()) for part in parts))
+        magnitude = max(abs(mean), *(float(np.abs(part).max()) for part in parts))
         scale[channel] = np.sqrt(variance) if np.sqrt(variance) > _RELATIVE_FLOOR * magnitude else max(1.0, magnitude)
     return loc, scale

@@ -74,7 +74,9 @@ def write_bundle(
         "gradient": {"verdict": "healthy", "reach_steps": 12}, "metrics": {"val/mae": 1.0},
         "baselines": {"seasonal_naive": {"val/mae": 2.0}},
     }  # fmt: skip
-    save_bundle(directory, forecaster, BundleManifest(network=config, columns=columns, **{**described, **manifest}), extra)
+    save_bundle(
+        directory, forecaster, BundleManifest(network=config, columns=columns, **{**described, **manifest}), extra
+    )
     return directory
 
 
@@ -103,7 +105,9 @@ def series(unique_id: str = "a", num_steps: int = CONTEXT, **changes: Any) -> di
     return {"unique_id": unique_id, "start": "2026-01-01T00:00:00", "freq": "h", "y": y} | changes
 
 
-def full_series(unique_id: str = "a", num_steps: int = CONTEXT, horizon: int = HORIZON, **changes: Any) -> dict[str, Any]:
+def full_series(
+    unique_id: str = "a", num_steps: int = CONTEXT, horizon: int = HORIZON, **changes: Any
+) -> dict[str, Any]:
     """A series that the model with covariates can forecast."""
     total = num_steps + horizon
     covariates = {
@@ -123,5 +127,3 @@ def wait_ready(client: TestClient, seconds: float = 20.0) -> None:
     while client.get("/readyz").status_code != 200:
         assert time.monotonic() < end, client.get("/readyz").text
         time.sleep(0.01)
-
-

@@ -15,7 +15,6 @@ from app.schemas.forecast import ForecastResponse
 from models.bundle import load_bundle
 from models.config import LinearConfig
 from tests.integration.service.service_bundles import (
-    COLUMNS,
     CONTEXT,
     HORIZON,
     TestClient,
@@ -268,7 +267,9 @@ def test_the_first_name_asked_for_is_the_default(client: TestClient) -> None:
     assert ask(client, series())["model"]["name"] == "plain"
 
 
-@pytest.mark.parametrize(("reference", "alias"), [("plain", "champion"), ("plain@champion", "champion"), ("plain/1", None)])
+@pytest.mark.parametrize(
+    ("reference", "alias"), [("plain", "champion"), ("plain@champion", "champion"), ("plain/1", None)]
+)
 def test_a_model_is_named_three_ways(client: TestClient, reference: str, alias: str | None) -> None:
     """name, name@alias and name/version reach the same model; the answer says by which alias."""
     assert ask(client, series(), model=reference)["model"]["alias"] == alias

@@ -150,7 +150,7 @@ def test_requests_that_wait_share_a_forward_pass(tmp_path: Path, launch: Any, mo
         assert gate.entered.wait(10)
         tasks += [pool.submit(ask, client, item) for item in items[1:]]
         engine = client.app.state.engine  # type: ignore[attr-defined]
-        wait_for(lambda: engine.admitted_windows == 9 and len(engine._waiting) == 8)  # noqa: SLF001  only the queue knows
+        wait_for(lambda: engine.admitted_windows == 9 and len(engine._waiting) == 8)
         gate.opened.set()
         answers = [task.result().json() for task in tasks]
     assert gate.sizes == [1, 8]
@@ -204,7 +204,10 @@ def test_a_client_that_leaves_hurts_nobody(tmp_path: Path, monkeypatch: pytest.M
 
     async def scenario() -> httpx.Response:
         transport = httpx.ASGITransport(app)
-        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
+        ):
             while (await client.get("/readyz")).status_code != 200:
                 await asyncio.sleep(0.01)
             body = {"series": [series()]}
@@ -302,7 +305,7 @@ def test_nothing_is_loaded_by_importing_the_application() -> None:
         "import sys, threading, app.main, app.server; app.main.create_app(app.main.ServiceSettings(bundle='nowhere'));"
         "assert 'mlflow' not in sys.modules; assert threading.active_count() == 1"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)  # noqa: S603  our own interpreter
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +314,12 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("GRADCAST_MODELS", "bike, boat")
     monkeypatch.setenv("GRADCAST_BUNDLE", "")
     settings = load_settings(port=9001, host=None)
-    assert (settings.port, settings.models, settings.bundle, settings.host) == (9001, ("bike", "boat"), None, "127.0.0.1")
+    assert (settings.port, settings.models, settings.bundle, settings.host) == (
+        9001,
+        ("bike", "boat"),
+        None,
+        "127.0.0.1",
+    )
     monkeypatch.setenv("GRADCAST_PORT", "many")
     monkeypatch.setenv("GRADCAST_POLL_SECONDS", "-1")
     with pytest.raises(ConfigurationError) as refusal:

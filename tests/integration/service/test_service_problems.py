@@ -137,7 +137,11 @@ SERIES_CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("plain", "timestamps_invalid", series(start="2026-13-45T00:00:00")),
     ("plain", "timestamps_invalid", series(start="2026-01-01T00:00:00Z")),
     ("plain", "timestamps_invalid", series(start="9999-12-31T20:00:00")),
-    ("plain", "timestamps_unordered", series(start=None, ds=["2026-01-01", "2026-01-02", "2026-01-02"], y=[1.0, 2.0, 3.0])),
+    (
+        "plain",
+        "timestamps_unordered",
+        series(start=None, ds=["2026-01-01", "2026-01-02", "2026-01-02"], y=[1.0, 2.0, 3.0]),
+    ),
     ("plain", "timestamps_unordered", series(start=None, ds=["2026-01-02", "2026-01-01"], y=[1.0, 2.0])),
     ("plain", "frequency_mismatch", series(freq="D")),
     ("plain", "frequency_mismatch", series(freq="nonsense")),
@@ -147,7 +151,9 @@ SERIES_CASES: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("model", "code", "item"), SERIES_CASES, ids=[f"{case[1]}-{i}" for i, case in enumerate(SERIES_CASES)])
+@pytest.mark.parametrize(
+    ("model", "code", "item"), SERIES_CASES, ids=[f"{case[1]}-{i}" for i, case in enumerate(SERIES_CASES)]
+)
 def test_a_bad_series_carries_its_error_and_sinks_nobody(
     client: TestClient, model: str, code: str, item: dict[str, Any]
 ) -> None:
@@ -167,7 +173,9 @@ def test_a_bad_series_carries_its_error_and_sinks_nobody(
     assert document["forecasts"][1]["mean"] == []
 
 
-@pytest.mark.parametrize(("model", "code", "item"), SERIES_CASES, ids=[f"{case[1]}-{i}" for i, case in enumerate(SERIES_CASES)])
+@pytest.mark.parametrize(
+    ("model", "code", "item"), SERIES_CASES, ids=[f"{case[1]}-{i}" for i, case in enumerate(SERIES_CASES)]
+)
 def test_nothing_to_forecast_is_a_422_that_keeps_the_data_to_itself(
     client: TestClient, caplog: pytest.LogCaptureFixture, model: str, code: str, item: dict[str, Any]
 ) -> None:
