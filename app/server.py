@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -87,4 +88,10 @@ def serve(settings: ServiceSettings | None = None) -> None:
     settings = settings or load_settings()
     server = build_server(settings)
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    # uvicorn repeats the signal after it has shut down in good order: that is a success, not a death by signal.
+    signal.signal(signal.SIGTERM, _leave_done)
     server.run()
+
+
+def _leave_done(_signum: int, _frame: FrameType | None) -> None:
+    sys.exit(0)

@@ -65,7 +65,8 @@ def test_reach_at_initialisation_is_the_table(architecture, initialization):
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_order_of_the_networks_holds_for_other_seeds(seed):
     """Chrono keeps a tenth or more of the gradient at lag 300, forget bias 1 less than 1e-8, torch's defaults less than
-    1e-40 (tanh and LSTM) and 1e-35 (GRU), for other seeds too."""
+    1e-40 (tanh and LSTM) and 1e-35 (GRU), for other seeds too.
+    """
     lags = (1, 2, 3, 4, 5, 300)
     last = {key: ratios(*key, seed, lags)[-1] for key in TABLE}
     assert last["lstm", "chrono"] > 0.1

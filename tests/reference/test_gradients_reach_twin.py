@@ -8,8 +8,8 @@ import statistics
 
 import pytest
 import torch
-from tests.reference.unrolled_cells import build_network, random_inputs, squared_sum, unrolled_encoder
 
+from tests.reference.unrolled_cells import build_network, random_inputs, squared_sum, unrolled_encoder
 from training.gradients.envelope import measure_envelope, record_inputs
 from training.gradients.jacobian import STACK, layer_gradients, measure_jacobian
 from training.gradients.reach import measure_reach, record_boundaries, run_segments

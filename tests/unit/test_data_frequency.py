@@ -24,7 +24,27 @@ def dates(alias: str, periods: int, start: str = "2001-01-01") -> pd.DatetimeInd
 
 
 @pytest.mark.parametrize(
-    "alias", ["5min", "30min", "h", "2h", "D", "W-SUN", "W-WED", "MS", "ME", "QS", "QS-FEB", "QE", "YS", "YS-JUL", "YE", "2D", "4h", "B"]
+    "alias",
+    [
+        "5min",
+        "30min",
+        "h",
+        "2h",
+        "D",
+        "W-SUN",
+        "W-WED",
+        "MS",
+        "ME",
+        "QS",
+        "QS-FEB",
+        "QE",
+        "YS",
+        "YS-JUL",
+        "YE",
+        "2D",
+        "4h",
+        "B",
+    ],
 )
 @pytest.mark.parametrize("has_gaps", [False, True])
 def test_step_is_found_with_and_without_gaps(alias: str, has_gaps: bool) -> None:
@@ -166,4 +186,4 @@ def test_season_override_wins() -> None:
 def test_frequency_problems_reach_the_user_as_data_errors() -> None:
     """build_panel refuses what infer_frequency finds wrong."""
     with pytest.raises(DataError, match="off a regular"):
-        panel_of(np.arange(4.0), pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-03 05:00"]))
+        panel_of(np.arange(4.0), ["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-03 05:00"])

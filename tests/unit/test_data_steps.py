@@ -36,7 +36,10 @@ def test_canonical_alias_means_the_same_offset(alias: str) -> None:
     assert parse_frequency(named.alias) == named
 
 
-@pytest.mark.parametrize(("old", "new"), [("H", "h"), ("T", "min"), ("15T", "15min"), ("M", "ME"), ("Q", "QE"), ("A", "YE"), ("AS-JUL", "YS-JUL")])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("H", "h"), ("T", "min"), ("15T", "15min"), ("M", "ME"), ("Q", "QE"), ("A", "YE"), ("AS-JUL", "YS-JUL")],
+)
 def test_old_spellings_are_understood(old: str, new: str) -> None:
     """Aliases that pandas has dropped mean what they used to mean."""
     assert parse_frequency(old) == parse_frequency(new)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
-from tests.reference.unrolled_cells import build_network, random_inputs, squared_sum, unrolled_encoder
 
 from models.forecaster import ScaledForecast
+from tests.reference.unrolled_cells import build_network, random_inputs, squared_sum, unrolled_encoder
 from training.errors import DataError
 from training.gradients.lyapunov import measure_lyapunov
 from training.gradients.past_use import measure_past_use
@@ -35,7 +36,7 @@ def test_lyapunov_exponent_equals_tangent_vectors(architecture):
         states = [*layers[0].states, layers[0].final]
     tangent = torch.randn(sum(part.shape[1] for part in states[0]), generator=torch.Generator().manual_seed(1)).double()
     growth = []
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         flat = torch.cat(after, dim=1)[0]
         rows = [torch.cat(torch.autograd.grad(f, before, retain_graph=True, materialize_grads=True), 1)[0] for f in flat]
         tangent = torch.stack(rows) @ tangent

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from tests.reference.unrolled_cells import build_network, random_inputs, unrolled_encoder
 
+from tests.reference.unrolled_cells import build_network, random_inputs, unrolled_encoder
 from training.gradients.gates import actual_time_constants, measure_gates, preactivations
 from training.gradients.memory import measure_static_memory, time_constants
 from training.gradients.spectral import measure_spectral_radius, spectral_radius

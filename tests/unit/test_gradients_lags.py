@@ -50,7 +50,10 @@ def test_no_gradient_reaches_nowhere():
     assert math.isnan(half_life_steps(dead))
 
 
-@pytest.mark.parametrize(("dtype", "status"), [(torch.float16, "censored"), (torch.bfloat16, "censored"), (torch.float32, "measured")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dtype", "status"),
+    [(torch.float16, "censored"), (torch.bfloat16, "censored"), (torch.float32, "measured")],
+)
 def test_a_zero_in_half_precision_is_censored(dtype, status):
     """An exact zero in float16 or bfloat16 only says 'too small to write'; in float32 it is small."""
     measured = curve([1, 1, 1, 1, 1, 1, 0.5, 0.0, 0.0], dtype)

@@ -38,7 +38,7 @@ class Channels:
 def resolve_columns(
     frame: pd.DataFrame, config: DataConfig, rows: SortedRows, grid: Grid, train_end: NDArray[np.int64]
 ) -> Columns:
-    """Choose which covariates are categorical, with the categories that training rows show.
+    """Choose which covariates are categorical, with the categories that training rows (static: series) show.
 
     Raises:
         DataError: If a text column has too many categories.
@@ -47,9 +47,11 @@ def resolve_columns(
     problems: list[Problem] = []
     texts = [name for name in (*config.futr_exog, *config.hist_exog, *config.stat_exog) if is_text(frame[name])]
     is_training = _training_frame_rows(len(frame), rows, grid, train_end) if texts else np.zeros(0, np.bool_)
+    trained = np.where(train_end > 0, np.diff(grid.offsets), 0)
+    is_trained = _training_frame_rows(len(frame), rows, grid, trained) if texts else is_training
     for name in texts:
         try:
-            categories[name] = build_vocabulary(frame[name], is_training)
+            categories[name] = build_vocabulary(frame[name], is_trained if name in config.stat_exog else is_training)
         except DataError as error:
             problems.extend(error.problems)
     if problems:

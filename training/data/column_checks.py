@@ -136,9 +136,7 @@ def _check_numbers(frame: pd.DataFrame, column: pd.Series, y: NDArray[np.float64
         message = f"column {column.name!r} has {len(far)} value(s) 100 middle spreads off the median, first {values[far[0]]:g}."
         yield _at(frame, "outliers", "info", far, message, "Correct them before using the column.")
     if len(zero):
-        message = (
-            f"column {column.name!r} is 0 in {len(zero)} rows, far from all others: missing?"
-        )
+        message = f"column {column.name!r} is 0 in {len(zero)} rows, far from all others: missing?"
         yield _at(frame, "sentinel", "warning", zero, message, "Replace 0 by an empty field.")
     if re.search(r"capacity|limit|maximum", str(column.name), re.IGNORECASE):
         with np.errstate(invalid="ignore"):

@@ -9,7 +9,7 @@ import io
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,7 @@ class Dialect:
         decimal: Decimal mark.
         header: Column names, stripped.
         sample: First rows, as text fields.
+        header_line: Line of the file (1 is the first) that the header ends on.
         has_overlong_rows: Whether rows have more fields than the header, all of them empty.
     """
 
@@ -57,6 +58,7 @@ class Dialect:
     decimal: Literal[".", ","]
     header: tuple[str, ...]
     sample: tuple[tuple[str, ...], ...]
+    header_line: int
     has_overlong_rows: bool
 
     @property
@@ -83,6 +85,23 @@ def unreadable(path: Path, actual: str, remedy: str, code: str = "file_unreadabl
     """The error of a file that cannot be read."""
     message = f"must be CSV, CSV.gz, parquet or .tsf, but is {actual} instead."
     return DataError([Problem(code, str(path), message, remedy)])
+
+
+class _WithHeader(io.TextIOBase):
+    """A text file whose header is replaced by another."""
+
+    def __init__(self, stream: io.TextIOBase, header: str, skipped_lines: int) -> None:
+        self._stream = stream
+        self._header = header
+        for _ in range(skipped_lines):
+            stream.readline()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> str:
+        header, self._header = self._header, ""
+        return header or self._stream.read(-1 if size is None else size)
 
 
 @contextmanager
@@ -168,7 +187,9 @@ def read_dialect(path: Path) -> Dialect:
         lines = [line for line, _ in zip(text, range(_SAMPLE_LINES), strict=False)]
         text.detach()
     delimiter = _find_delimiter(lines)
-    rows = [row for row in csv.reader(lines, delimiter=delimiter) if any(field.strip() for field in row)]
+    reader = csv.reader(lines, delimiter=delimiter)
+    numbered = [(reader.line_num, row) for row in reader if any(field.strip() for field in row)]
+    rows = [row for _, row in numbered]
     if not rows:
         raise unreadable(path, "blank", "Bring a file with a header and rows.", "data_empty")
     header, sample = tuple(field.strip() for field in rows[0]), tuple(map(tuple, rows[1:]))
@@ -181,7 +202,20 @@ def read_dialect(path: Path) -> Dialect:
     overlong = [
         row for row in sample if len(row) > len(header) and not any(field.strip() for field in row[len(header) :])
     ]
-    return Dialect(encoding, delimiter, _find_decimal(sample, delimiter), header, sample, bool(overlong))
+    return Dialect(
+        encoding, delimiter, _find_decimal(sample, delimiter), header, sample, numbered[0][0], bool(overlong)
+    )
+
+
+@contextmanager
+def open_table(path: Path, dialect: Dialect, names: Sequence[str]) -> Iterator[io.TextIOBase]:
+    """Open a text file with other column names than it has: rows may then be longer than its own header."""
+    with open_bytes(path) as stream:
+        text = io.TextIOWrapper(stream, dialect.encoding, errors="replace", newline="")
+        try:
+            yield _WithHeader(text, dialect.delimiter.join(names) + "\n", dialect.header_line)
+        finally:
+            text.detach()
 
 
 def _find_delimiter(lines: list[str]) -> str:

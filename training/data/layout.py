@@ -149,6 +149,8 @@ def resolve_layout(facts: ColumnFacts, config: DataConfig, guess: Layout | None)
         if config.format == "wide":
             series = tuple(name for name in series if name in facts.numbers)
         if time and series and (config.format == "wide" or set(series) <= set(facts.numbers)):
+            if twice := _twice(names, (*time, *series)):
+                raise DataError(twice)
             return Layout("wide", None, time, None, series)
     problems = _absent(facts, config, time_cols, has_target, has_id, guess)
     needed = [
@@ -159,14 +161,18 @@ def resolve_layout(facts: ColumnFacts, config: DataConfig, guess: Layout | None)
         *config.hist_exog,
         *config.stat_exog,
     ]
-    problems += [
+    problems += _twice(names, needed)
+    if problems:
+        raise DataError(problems)
+    return Layout("long", config.id_col if has_id else None, time_cols or (), config.target_col)
+
+
+def _twice(names: Sequence[str], needed: Sequence[str]) -> list[Problem]:
+    return [
         Problem("column_twice", f"column {name!r}", "is in the file twice.", "Rename one of them.")
         for name in dict.fromkeys(needed)
         if names.count(name) > 1
     ]
-    if problems:
-        raise DataError(problems)
-    return Layout("long", config.id_col if has_id else None, time_cols or (), config.target_col)
 
 
 def _time_columns(names: Sequence[str], time_col: str) -> tuple[str, ...] | None:

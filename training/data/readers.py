@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 import pandas as pd
 
 from training.config import DataConfig
-from training.data.dialect import MISSING_TEXTS, Dialect, detect_container, open_bytes, read_dialect, unreadable
+from training.data.dialect import MISSING_TEXTS, Dialect, detect_container, open_table, read_dialect, unreadable
 from training.data.layout import Layout, guess_layout, inspect_columns, resolve_layout
 from training.data.parquet import read_parquet_columns, read_parquet_sample
 from training.data.rows import ATTRS_KEY
 from training.data.timestamps import as_times, parse_timestamps
 from training.data.tsf import read_tsf
 from training.errors import MAX_SHOWN, DataError, Problem
+
+# Takes the first field of a row beyond the header's last column.
+_OVERFLOW = "overflow"
 
 
 def read_frame(path: Path, config: DataConfig) -> pd.DataFrame:
@@ -59,18 +61,24 @@ def _read_text(path: Path, config: DataConfig) -> pd.DataFrame:
     raw = read_text_columns(path, dialect, layout, config)
     notes = [*dialect.notes]
     blank = _blank_rows(raw, layout)
-    if blank.any():
-        notes.append(f"{int(blank.sum())} rows without time and values were left out")
-        if not blank[: len(blank) - int(blank.sum())].any():
-            raw = raw[~blank]
+    if blank.any() and not blank[: -int(blank.sum())].any():
+        # Only at the end: a blank row inside keeps its place, so that lines stay lines, and is refused by its line.
+        notes.append(f"{int(blank.sum())} row(s) at the end, without time and values, were left out")
+        raw = raw[~blank]
+    if not len(raw):
+        raise unreadable(path, "without a row that has a time", "Bring rows.", "data_empty")
     id_hint = _id_hint(facts.texts, layout)
-    frame = _wide_frame(raw, layout) if layout.kind == "wide" else _long_frame(raw, layout, path, config)
+    frame = (
+        _wide_frame(raw, layout, dialect.header_line + 1)
+        if layout.kind == "wide"
+        else _long_frame(raw, layout, path, config)
+    )
     frame, time_notes = _with_times(frame, layout)
     if layout.kind == "wide":
         notes.append(f"read as wide: {len(layout.series_cols)} series, one per column")
     frame.attrs[ATTRS_KEY] = {
         "source": path.name,
-        "first_line": 2,
+        "first_line": dialect.header_line + 1,
         "rows_per_series": len(raw) if layout.kind == "wide" else None,
         "notes": [*notes, *time_notes],
         "id_hint": id_hint,
@@ -95,42 +103,38 @@ def read_text_columns(path: Path, dialect: Dialect, layout: Layout, config: Data
         DataError: If the file is not a table.
     """
     needed = _needed_columns(layout, config)
-    texts = [name for name in (layout.id_col, *layout.time_cols) if name is not None]
-    positions = {dialect.header.index(name): name for name in needed}
-    width = max(len(dialect.header), *(len(row) for row in dialect.sample))
-    names = [positions.get(i, f"__unused_{i}") for i in range(width)]
+    # Columns go by their position, so that names that are empty, quoted or there twice do no harm.
+    position = {name: str(dialect.header.index(name)) for name in needed}
+    texts = [position[name] for name in (layout.id_col, *layout.time_cols) if name is not None]
+    wanted = [*position.values(), _OVERFLOW]
     options: dict[str, Any] = {
         "sep": dialect.delimiter,
         "decimal": dialect.decimal,
-        "encoding": dialect.encoding,
-        "encoding_errors": "replace",
-        "header": None,
-        "names": names,
-        "skiprows": 1,
-        "usecols": needed,
+        "usecols": wanted,
         "index_col": False,
-        "dtype": dict.fromkeys(texts, "str"),
+        "dtype": dict.fromkeys([*texts, _OVERFLOW], "str"),
         "keep_default_na": False,
-        "na_values": {name: [""] if name in texts else list(MISSING_TEXTS) for name in needed},
+        "na_values": {name: [""] if name in texts else list(MISSING_TEXTS) for name in wanted},
         "skip_blank_lines": False,
         "low_memory": False,
         "skipinitialspace": True,
     }
     try:
-        with open_bytes(path) as stream, warnings.catch_warnings():
-            # Rows longer than the header: the parser cuts them off; the dialect's notes say so.
+        names = [*map(str, range(len(dialect.header))), _OVERFLOW]
+        with open_table(path, dialect, names) as stream, warnings.catch_warnings():
+            # Fields beyond the overflow column are cut off, which the parser says; that column tells what we need.
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
-            return pd.read_csv(stream, **options)
+            raw = pd.read_csv(cast("TextIO", stream), **options)
     except pd.errors.ParserError as error:
-        match = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
-        actual = (
-            f"with {match[3]} fields in line {match[2]} where {match[1]} are due" if match else f"no table ({error})"
-        )
-        raise unreadable(
-            path, actual, "Correct the line, or quote fields that hold the delimiter.", "row_ragged"
-        ) from None
+        raise unreadable(path, f"no table ({error})", "Correct the line.", "row_ragged") from None
     except pd.errors.EmptyDataError:
         raise unreadable(path, "blank", "Bring rows.", "data_empty") from None
+    overflow = np.flatnonzero(raw.pop(_OVERFLOW).fillna("").str.strip().ne("").to_numpy(bool))
+    if len(overflow):
+        line = overflow[0] + dialect.header_line + 1
+        actual = f"with more than {len(dialect.header)} fields in line {line} ({len(overflow)} such lines)"
+        raise unreadable(path, actual, "Correct it, or quote fields that hold the delimiter.", "row_ragged")
+    return raw[list(position.values())].set_axis(list(position), axis=1)
 
 
 def _needed_columns(layout: Layout, config: DataConfig) -> list[str]:
@@ -169,13 +173,13 @@ def _long_frame(raw: pd.DataFrame, layout: Layout, path: Path, config: DataConfi
     return raw[["unique_id", "ds", "y", *config.futr_exog, *config.hist_exog, *config.stat_exog]].copy()
 
 
-def _wide_frame(raw: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+def _wide_frame(raw: pd.DataFrame, layout: Layout, first_line: int = 1) -> pd.DataFrame:
     count, names = len(raw), list(layout.series_cols)
     not_numeric = [name for name in names if not pd.api.types.is_numeric_dtype(raw[name].dtype)]
     if not_numeric:
         column = raw[not_numeric[0]]
         bad = pd.to_numeric(column, errors="coerce").isna() & column.notna()
-        where = f"column {not_numeric[0]!r}, line {int(np.argmax(bad.to_numpy())) + 2}"
+        where = f"column {not_numeric[0]!r}, line {int(np.argmax(bad.to_numpy())) + first_line}"
         message = f"must hold a number, but holds text ({int(bad.sum())} rows of this column)."
         raise DataError([Problem("target_not_numeric", where, message, "Replace it by a number or an empty field.")])
     codes = np.repeat(np.arange(len(names)), count)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from models.config import (
@@ -22,7 +24,7 @@ from models.forecaster import CovariateStatistics, Forecaster, ForecastInputs
 from models.recurrent import LayerState, RecurrentEncoder
 from models.registry import build_forecaster
 from training.config import LossName
-from training.gradcheck.cells import Array, State, build_cell
+from training.gradcheck.cells import Array, Cell, State, build_cell
 from training.gradcheck.finite_differences import (
     directional_derivatives,
     elementwise_error,
@@ -107,24 +109,38 @@ def check_encoder(config: RNNConfig | GRUConfig | LSTMConfig, generator: torch.G
 
     def scalar() -> Tensor:
         outputs, final = encoder(inputs, states)
-        pairs = zip(sum(final, ()), sum(to_final, ()), strict=True)
-        return (outputs * to_outputs).sum() + sum((value * weight).sum() for value, weight in pairs)
+        total = (outputs * to_outputs).sum()
+        for state, weights in zip(final, to_final, strict=True):
+            total = total + sum((value * weight).sum() for value, weight in zip(state, weights, strict=True))
+        return total
 
-    weights = [
-        layer_weights(_arrays(dict(encoder.named_parameters())), f"layers.{index}") for index in range(config.num_layers)
-    ]
-    initial, d_final = [_without_layer_axis(state) for state in states], [_without_layer_axis(end) for end in to_final]
-    tapes = forward_stack(cell, weights, inputs.numpy(), initial)
-    by_hand = backward_stack(cell, weights, tapes, to_outputs.numpy(), d_final)
-    hand = {"inputs": by_hand.inputs}
-    tensors = {"inputs": inputs}
-    for index, (state, d_state) in enumerate(zip(states, by_hand.initial, strict=True)):
-        for name, tensor, gradient in zip(("h", "c"), state, d_state, strict=False):
-            tensors[f"initial_{name}.{index}"], hand[f"initial_{name}.{index}"] = tensor, gradient[None]
-    for index, layer in enumerate(by_hand.weights):
-        hand |= {f"layers.{index}.{name}_l0": value for name, value in layer._asdict().items()}
+    tensors: dict[str, Tensor] = {"inputs": inputs}
+    for index, state in enumerate(states):
+        tensors |= {f"initial_{name}.{index}": tensor for name, tensor in zip("hc", state, strict=False)}
     tensors |= dict(encoder.named_parameters())
+    initial, d_final = [_without_layer_axis(state) for state in states], [_without_layer_axis(end) for end in to_final]
+    hand = _encoder_by_hand(cell, encoder, inputs.numpy(), initial, to_outputs.numpy(), d_final)
     return GradcheckRow(_label(config), "encoder", _compare(scalar, tensors, hand, generator))
+
+
+def _encoder_by_hand(
+    cell: Cell,
+    encoder: RecurrentEncoder,
+    inputs: Float[Array, "B L C"],
+    initial: Sequence[State],
+    d_outputs: Float[Array, "B L D"],
+    d_final: Sequence[State],
+) -> dict[str, Array]:
+    """Derivatives of the scalar with respect to inputs, initial states and weights, by name."""
+    parameters = _arrays(dict(encoder.named_parameters()))
+    weights = [layer_weights(parameters, f"layers.{index}") for index in range(len(initial))]
+    tapes = forward_stack(cell, weights, inputs, initial)
+    gradients = backward_stack(cell, weights, tapes, d_outputs, d_final)
+    hand = {"inputs": gradients.inputs}
+    for index, (d_state, d_weights) in enumerate(zip(gradients.initial, gradients.weights, strict=True)):
+        hand |= {f"initial_{name}.{index}": value[None] for name, value in zip("hc", d_state, strict=False)}
+        hand |= {f"layers.{index}.{name}_l0": value for name, value in d_weights._asdict().items()}
+    return hand
 
 
 def check_forecaster(
@@ -169,7 +185,7 @@ def _compare(
     automatic = torch.autograd.grad(scalar(), list(tensors.values()), materialize_grads=True)
     errors = []
     for (name, tensor), gradient in zip(tensors.items(), automatic, strict=True):
-        directions = probe_directions(tensor.numel(), generator)
+        directions = probe_directions(gradient.flatten(), generator)
         differences = directional_derivatives(scalar, tensor, directions)
         by_hand = torch.from_numpy(hand[name])
         errors.append(
@@ -189,7 +205,7 @@ def _linear_config(scaler: ScalerName = "standard", head: HeadName = "quantile")
 
 def _recurrent_configs(architecture: str) -> Iterator[RNNConfig | GRUConfig | LSTMConfig]:
     for depth in DEPTHS:
-        sizes = _sizes() | {"hidden_size": HIDDEN_SIZE, "num_layers": depth}
+        sizes = {**_sizes(), "hidden_size": HIDDEN_SIZE, "num_layers": depth}
         if architecture == "rnn":
             yield RNNConfig(**sizes, nonlinearity="tanh")
             yield RNNConfig(**sizes, nonlinearity="relu")
@@ -197,9 +213,10 @@ def _recurrent_configs(architecture: str) -> Iterator[RNNConfig | GRUConfig | LS
             yield GRUConfig(**sizes) if architecture == "gru" else LSTMConfig(**sizes)
 
 
-def _sizes() -> dict[str, int | tuple[float, ...]]:
+def _sizes() -> dict[str, Any]:
     counts = {"num_past_covariates": 2, "num_future_covariates": 1, "num_static_covariates": 1}
-    return counts | {"context_length": CONTEXT_LENGTH, "horizon": HORIZON, "quantile_levels": QUANTILE_LEVELS}
+    lengths = {"context_length": CONTEXT_LENGTH, "horizon": HORIZON}
+    return {**counts, **lengths, "quantile_levels": QUANTILE_LEVELS}
 
 
 def _example(config: NetworkConfig, generator: torch.Generator) -> TrainingExample:
@@ -228,7 +245,7 @@ def _perturb(parameters: Iterator[torch.nn.Parameter], generator: torch.Generato
     """Move every parameter, so that none is checked at a special point such as zero or all equal."""
     with torch.no_grad():
         for parameter in parameters:
-            parameter += 0.3 * _normal(tuple(parameter.shape), generator)
+            parameter.add_(_normal(tuple(parameter.shape), generator), alpha=0.3)
 
 
 def _perturb_statistics(forecaster: Forecaster, generator: torch.Generator) -> None:

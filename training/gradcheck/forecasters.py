@@ -71,8 +71,9 @@ def differentiate_forecaster(
         name in `ForecastInputs`).
     """
     read, statistics, standard = _standardise(config, weights, example.inputs)
-    network = _linear if isinstance(config, LinearConfig) else _recurrent
-    raw, network_pullback = network(config, weights, read)
+    raw, network_pullback = (
+        _linear(config, weights, read) if isinstance(config, LinearConfig) else _recurrent(config, weights, read)
+    )
     quantiles, head_pullback = non_crossing(raw, center_index(config.output_levels))
     gain, shift = _learned_scaling(weights)
     prediction = (quantiles - shift) / gain

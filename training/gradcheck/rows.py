@@ -93,9 +93,7 @@ class GradcheckRow:
             "max_relative_error_hand_derived": _finite(self.max_relative_error_hand_derived),
             "tolerance": self.tolerance._asdict(),
             "passed": self.passed,
-            "tensors": [
-                {name: _finite(value) for name, value in tensor._asdict().items()} for tensor in self.tensors
-            ],
+            "tensors": [{name: _finite(value) for name, value in tensor._asdict().items()} for tensor in self.tensors],
         }
 
 

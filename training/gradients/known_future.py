@@ -6,14 +6,17 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-# Random ReLU features (Rahimi & Recht 2008): a hump per hour and weekday is not linear in their sines and cosines.
-NUM_FEATURES = 160
+# Random Fourier features (Rahimi & Recht 2007): a rush hour on weekdays is not linear in the sines of hour and weekday.
+# Each looks at about four covariates, so that hour and weekday meet undisturbed by the others; on hourly road traffic 512
+# of them explain from the calendar alone what takes a linear model two weeks of context, 160 do not.
+NUM_FEATURES = 512
+COVARIATES_PER_FEATURE = 4
 RIDGE = 1e-3
 MAX_ROWS = 40_000
-WINDOWS_PER_BATCH = 256
+ROWS_PER_BATCH = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class StaticMap:
     Attributes:
         loc: Mean of each covariate.
         scale: Its standard deviation.
-        projection: Of the random features.
-        shift: Of the random features.
+        projection: Frequencies of the random features.
+        shift: Their phases.
         weights: From features to y.
     """
 
@@ -34,16 +37,15 @@ class StaticMap:
     shift: Float[Tensor, " M"]
     weights: Float[Tensor, " K"]
 
-    def __call__(self, covariates: Float[Tensor, "W S F"]) -> Float[Tensor, "W S"]:
+    def __call__(self, covariates: Float[Tensor, "rows F"]) -> Float[Tensor, " rows"]:
         """Scaled y as far as the covariates of each step explain it."""
-        parts = [self.features(part) @ self.weights for part in covariates.split(WINDOWS_PER_BATCH)]
-        return torch.cat(parts)
+        return torch.cat([self.features(part) @ self.weights for part in covariates.split(ROWS_PER_BATCH)])
 
-    def features(self, covariates: Float[Tensor, "*rows F"]) -> Float[Tensor, "*rows K"]:
-        """One, the covariates, and random ReLU features of them."""
+    def features(self, covariates: Float[Tensor, "rows F"]) -> Float[Tensor, "rows K"]:
+        """One, the covariates, and random waves of them."""
         standard = (covariates - self.loc) / self.scale
-        bent = torch.relu(standard @ self.projection + self.shift)
-        return torch.cat((torch.ones_like(bent[..., :1]), standard, bent), dim=-1)
+        waves = torch.addmm(self.shift, standard, self.projection).cos_()
+        return torch.cat((torch.ones_like(waves[:, :1]), standard, waves), dim=1)
 
 
 def fit_static_map(
@@ -65,8 +67,10 @@ def fit_static_map(
     rows = rows[torch.randperm(len(rows), generator=generator)[:MAX_ROWS].to(rows.device)]
     known, target = covariates.flatten(0, 1)[rows], values.flatten()[rows]
     num_covariates = covariates.shape[-1]
-    projection = torch.randn(num_covariates, NUM_FEATURES, generator=generator) / math.sqrt(num_covariates)
-    shift = torch.empty(NUM_FEATURES).uniform_(-1.0, 1.0, generator=generator)
+    shape = (num_covariates, NUM_FEATURES)
+    is_seen = torch.rand(shape, generator=generator) < COVARIATES_PER_FEATURE / num_covariates
+    projection = torch.randn(shape, generator=generator) * is_seen
+    shift = torch.empty(NUM_FEATURES).uniform_(0.0, 2 * math.pi, generator=generator)
     loc, scale = known.mean(dim=0), known.std(dim=0)
     # A covariate that never changes says nothing and must not be blown up.
     scale = torch.where(scale > 1e-5 * loc.abs().clamp(min=1e-5), scale, torch.inf)
@@ -76,3 +80,20 @@ def fit_static_map(
     gram.diagonal().add_(RIDGE)
     weights = torch.linalg.solve(gram, features.T @ target.double() / len(rows))
     return StaticMap(loc, scale, empty.projection, empty.shift, weights.to(known.dtype))
+
+
+def distinct_rows(covariates: Float[Tensor, "rows F"]) -> tuple[Float[Tensor, "distinct F"], Int64[Tensor, " rows"]]:
+    """Each combination of covariates once, and where every row finds its own: overlapping windows repeat them.
+
+    Rows are told apart by a random projection in float64, a sort of numbers instead of a sort of rows.
+
+    Returns:
+        The distinct rows, and the position among them of every row.
+    """
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(covariates.shape[1], generator=generator, dtype=torch.float64).to(covariates.device)
+    keys = torch.cat([part.double() @ direction for part in covariates.split(ROWS_PER_BATCH)])
+    distinct, position = keys.unique(return_inverse=True)
+    example = torch.empty_like(distinct, dtype=torch.int64)
+    example[position] = torch.arange(len(keys), device=keys.device)
+    return covariates[example], position

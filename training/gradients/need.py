@@ -10,6 +10,7 @@ declares the need, and nothing is estimated.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -20,9 +21,9 @@ from torch import Tensor
 from training.data.panel import Panel
 from training.data.splits import Splits
 from training.data.windows import TrainingWindows, WindowStore
-from training.gradients.known_future import fit_static_map
-from training.gradients.need_ridge import NestedErrors, nested_ridge_errors
-from training.gradients.season import NO_SEASON, Season, dominant_season
+from training.gradients.known_future import distinct_rows, fit_static_map
+from training.gradients.need_ridge import NestedRidge
+from training.gradients.season import find_seasons
 
 # Within this share of the error with the whole context, a shorter one is enough.
 TOLERANCE = 0.05
@@ -34,7 +35,14 @@ MAX_WINDOWS = 20_000
 MAX_COLUMNS = 1000
 MAX_HORIZON_STEPS = 24
 NUM_CONTEXTS = 14
+# Contexts are halved into until the need is known to a tenth.
+REFINEMENT = 0.1
+# Of the gain of the whole context, what one season must bring to be all that is needed.
+SEASON_SHARE = 0.95
+# Of the normal equations; about a second on one core.
 MULTIPLY_ADDS = 3e10
+# Steps of all windows whose covariates are looked at; about a second.
+MAX_COVARIATE_STEPS = 2_000_000
 # Values gathered at once: 64 M of float32 are 256 MB.
 MAX_VALUES = 64_000_000
 SCALE_FLOOR = 0.1
@@ -70,8 +78,8 @@ class Need:
         source: Declared by the user, found by the ridge regression, or the season that it lies in.
         contexts: Contexts tried, in steps; empty if declared.
         errors: Validation error with each, in units of a window's spread.
-        evidence: `gain` (share of the error that the steps beyond half of the need take away), `error_full`,
-            `season_steps`, `season_autocorrelation`, `num_windows`.
+        evidence: `gain` (share of the error that the far half of the need takes away), `error_full`, `error_without`
+            any context, `season_steps` and `season_autocorrelation` where there is a season, `num_windows`.
     """
 
     steps: int
@@ -82,8 +90,8 @@ class Need:
 
     @property
     def is_shown(self) -> bool:
-        """Whether a short reach would cost anything: only then may it be called a fault."""
-        return self.source == "declared" or self.steps > 1
+        """Whether a shorter reach would cost anything: only then may it be called a fault."""
+        return self.source == "declared" or self.evidence.get("gain", 0.0) >= TOLERANCE
 
 
 def estimate_need(
@@ -102,27 +110,27 @@ def estimate_need(
     """
     if declared is not None:
         return Need(declared, "declared")
+    windows = _affordable(windows)
     length, count = windows.context.shape[1], len(windows.context)
     num_training = count - int(VALIDATION_SHARE * count)
     context, target = _unexplained(windows, num_training, seed)
-    season = dominant_season(context, windows.observed_mask)
-    evidence = {
-        "season_steps": float(season.steps),
-        "season_autocorrelation": season.autocorrelation,
-        "num_windows": float(count),
-    }
+    seasons = find_seasons(context, windows.observed_mask)
+    evidence = {"num_windows": float(count)}
+    if seasons:
+        evidence |= {"season_steps": float(seasons[0].steps), "season_autocorrelation": seasons[0].autocorrelation}
     if count < MIN_WINDOWS:
         # Too few to regress on: the season is all there is to go by.
-        return Need(max(season.steps, 1), "season", evidence=evidence)
-    contexts = _contexts(length, {season.steps, season_length or 0})
+        return Need(seasons[0].steps if seasons else 1, "season", evidence=evidence)
     weight = windows.target_mask.to(target.dtype)
     features = _channels(context, windows, target, num_training)
-    nested = nested_ridge_errors(features, *_thin_horizon(target, weight), num_training, contexts)
-    steps = _smallest_sufficient(nested)
-    snapped = _snap_to_season(steps, season, windows.target.shape[1])
-    evidence |= {"gain": _gain(nested, steps), "error_full": nested.errors[-1]}
+    ridge = NestedRidge(features, _thin_horizon(target), _thin_horizon(weight), num_training)
+    marks = [season.steps for season in seasons] + [season_length or 1]
+    steps = _smallest_sufficient(ridge, length, marks)
+    snapped = _combine(ridge, steps, [mark for mark in marks if 1 < mark <= length], length, windows.target.shape[1])
+    errors = ridge.errors()
+    evidence |= {"gain": _gain(errors, snapped), "error_full": errors[length], "error_without": errors[0]}
     source: Literal["ridge", "season"] = "season" if snapped != steps else "ridge"
-    return Need(max(snapped, 1), source, nested.contexts, tuple(nested.errors), evidence)
+    return Need(max(snapped, 1), source, tuple(errors), tuple(errors.values()), evidence)
 
 
 def need_windows(
@@ -146,10 +154,8 @@ def need_windows(
     """
     store = WindowStore(panel, max_lag, horizon)
     training = TrainingWindows(store, splits)
-    channels = 1 + len(panel.columns.past_features)
-    columns = min(max_lag * channels, max(MAX_COLUMNS, max_lag))
-    affordable = min(MULTIPLY_ADDS / columns**2, MAX_VALUES / ((max_lag + horizon) * channels))
-    count = min(training.num_windows, max_windows, max(int(affordable), MIN_WINDOWS))
+    values = (max_lag + horizon) * (1 + len(panel.columns.past_features))
+    count = min(training.num_windows, max_windows, max(MAX_VALUES // values, MIN_WINDOWS))
     generator = torch.Generator().manual_seed(seed)
     if count == training.num_windows:
         series, cutoff = training.locate(torch.arange(count))
@@ -180,8 +186,11 @@ def _unexplained(windows: NeedWindows, num_training: int, seed: int) -> tuple[Fl
     if num_known:
         known = slice(0, num_training)
         static_map = fit_static_map(windows.future_covariates[known], target[known], windows.target_mask[known], seed)
-        context = context - static_map(windows.past_covariates[..., :num_known])
-        target = target - static_map(windows.future_covariates)
+        length = context.shape[1]
+        steps = torch.cat((windows.past_covariates[..., :num_known], windows.future_covariates), dim=1)
+        rows, position = distinct_rows(steps.flatten(0, 1))
+        explained = static_map(rows)[position].view(steps.shape[:2])
+        context, target = context - explained[:, :length], target - explained[:, length:]
     context = torch.where(seen, context - _mean(context, seen), 0.0)
     real = windows.target_mask
     return context, torch.where(real, target - _mean(target[:num_training], real[:num_training]), 0.0)
@@ -209,38 +218,67 @@ def _channels(
     return torch.stack(channels, dim=-1).flip(1)
 
 
-def _thin_horizon(*parts: Float[Tensor, "W H"]) -> tuple[Float[Tensor, "W h"], ...]:
+def _thin_horizon(part: Float[Tensor, "W H"]) -> Float[Tensor, "W h"]:
     """At most 24 steps of a long horizon, the first and last among them."""
-    horizon = parts[0].shape[1]
-    steps = torch.linspace(0, horizon - 1, min(horizon, MAX_HORIZON_STEPS)).round().long().unique()
-    return tuple(part[:, steps] for part in parts)
+    horizon = part.shape[1]
+    return part[:, torch.linspace(0, horizon - 1, min(horizon, MAX_HORIZON_STEPS)).round().long()]
 
 
-def _contexts(length: int, marks: set[int]) -> tuple[int, ...]:
+def _smallest_sufficient(ridge: NestedRidge, length: int, marks: Iterable[int]) -> int:
+    """Smallest context within the tolerance of the whole one: log-spaced, then halved into the last gap."""
     spaced = {round(length ** (index / (NUM_CONTEXTS - 1))) for index in range(NUM_CONTEXTS)}
-    return tuple(sorted({0, 1, 2, 3, *spaced, *(mark for mark in marks if mark <= length)} - {length + 1, length + 2}))
+    contexts = sorted({0, 2, 3, *spaced, *marks} & set(range(length + 1)))
+    enough = next(index for index, steps in enumerate(contexts) if _is_sufficient(ridge, steps, length))
+    low, high = contexts[max(enough - 1, 0)], contexts[enough]
+    while high - low > max(1, REFINEMENT * high):
+        middle = (low + high) // 2
+        low, high = (low, middle) if _is_sufficient(ridge, middle, length) else (middle, high)
+    for steps in contexts[enough:]:
+        ridge.block_errors(steps)  # the rest of the curve, for the figure
+    return high
 
 
-def _smallest_sufficient(nested: NestedErrors) -> int:
-    full = nested.blocks[-1]
-    allowed = (1 + TOLERANCE) * float(full.mean())
-    for steps, blocks in zip(nested.contexts, nested.blocks, strict=True):
-        excess = blocks - full
-        standard_error = float(excess.std()) / math.sqrt(len(excess)) if len(excess) > 1 else 0.0
-        if float(blocks.mean()) <= allowed or float(excess.mean()) <= MIN_STANDARD_ERRORS * standard_error:
-            return steps
-    return nested.contexts[-1]
+def _is_sufficient(ridge: NestedRidge, steps: int, length: int) -> bool:
+    blocks, full = ridge.block_errors(steps), ridge.block_errors(length)
+    excess = blocks - full
+    standard_error = float(excess.std()) / math.sqrt(len(excess)) if len(excess) > 1 else 0.0
+    is_close = float(excess.mean()) <= TOLERANCE * float(full.mean())
+    return is_close or float(excess.mean()) <= MIN_STANDARD_ERRORS * standard_error
 
 
-def _snap_to_season(steps: int, season: Season, horizon: int) -> int:
-    """A context just short of a season holds it for the last steps of the horizon only: the season is what is needed."""
-    if season is NO_SEASON or not max(season.steps / 2, season.steps - horizon) < steps <= season.steps:
-        return steps
-    return season.steps
+def _combine(ridge: NestedRidge, steps: int, seasons: Sequence[int], length: int, horizon: int) -> int:
+    """Round a need to the season it stands for.
+
+    A context just short of a season holds it for the last steps of the horizon only. And where one season brings nearly
+    all that the whole context brings, the rest is averaging over several seasons: a matter of a few percent of an
+    error that is small already, not of something that lies further back.
+    """
+    without, full = (float(ridge.block_errors(context).mean()) for context in (0, length))
+    for season in sorted(seasons):
+        if max(season / 2, season - horizon) < steps <= season:
+            return season
+        gained = without - float(ridge.block_errors(season).mean())
+        if steps > season and gained >= SEASON_SHARE * (without - full):
+            return season
+    return steps
 
 
-def _gain(nested: NestedErrors, steps: int) -> float:
+def _gain(errors: Mapping[int, float], steps: int) -> float:
     """Share of the error that the far half of the need takes away: what a model without reach cannot gain."""
-    errors = dict(zip(nested.contexts, nested.errors, strict=True))
-    shorter = max(context for context in nested.contexts if context <= steps // 2)
-    return 1.0 - errors[steps] / errors[shorter] if errors[shorter] > 0 else 0.0
+    shorter = max(context for context in errors if context <= steps // 2)
+    return 1.0 - errors[steps] / errors[shorter] if errors[shorter] > 0 and steps else 0.0
+
+
+def _affordable(windows: NeedWindows) -> NeedWindows:
+    """As many windows, evenly over time, as the regression and the covariates leave time for."""
+    count, length = windows.context.shape
+    channels = 1 + windows.past_covariates.shape[2]
+    columns = min(length * channels, max(MAX_COLUMNS, length))
+    limit = MULTIPLY_ADDS / columns**2
+    if windows.future_covariates.shape[2]:
+        limit = min(limit, MAX_COVARIATE_STEPS / (length + windows.target.shape[1]))
+    kept = min(count, max(int(limit), MIN_WINDOWS))
+    if kept == count:
+        return windows
+    rows = torch.linspace(0, count - 1, kept, dtype=torch.float64).round().long().to(windows.context.device)
+    return NeedWindows(*(part[rows] for part in windows))

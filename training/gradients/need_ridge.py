@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-RIDGES = (1e-3, 1e-2, 1e-1)
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 MAX_VALIDATION = 4000
 ROWS_PER_BATCH = 8192
-# Training windows are judged in this many stretches of time, whose means are nearly independent.
+# Validation windows are judged in this many stretches of time, whose means are nearly independent.
 NUM_BLOCKS = 20
 
 
-class NestedErrors(NamedTuple):
-    """Validation errors by context.
-
-    Attributes:
-        contexts: Steps of context, increasing; 0 is no context at all.
-        blocks: Mean absolute error in each stretch of validation windows, in units of the windows' own spread.
-    """
-
-    contexts: tuple[int, ...]
-    blocks: Float[Tensor, "contexts blocks"]
-
-    @property
-    def errors(self) -> list[float]:
-        """Mean absolute error by context."""
-        means: list[float] = self.blocks.mean(dim=1).tolist()
-        return means
-
-
-def nested_ridge_errors(
-    features: Float[Tensor, "W L K"],
-    target: Float[Tensor, "W H"],
-    target_weight: Float[Tensor, "W H"],
-    num_training: int,
-    contexts: Sequence[int],
-) -> NestedErrors:
-    """Fit a ridge regression on the first windows for each context and measure it on the rest.
+class NestedRidge:
+    """Ridge regressions on the first windows, for any context, measured on the rest.
 
     The penalty is chosen per context by the same validation error, an optimism that all contexts share.
 
@@ -50,27 +23,46 @@ def nested_ridge_errors(
         target: What to forecast, of mean zero, 0 where unknown.
         target_weight: 1 where the target is real, 0 elsewhere.
         num_training: Leading windows to fit on.
-        contexts: Steps of context to try, increasing, starting with 0.
-
-    Returns:
-        Errors by context.
     """
-    channels = features.shape[2]
-    flat = features.flatten(1)
-    gram, products = _normal_equations(flat[:num_training], target[:num_training])
-    rows = torch.linspace(num_training, len(flat) - 1, min(len(flat) - num_training, MAX_VALIDATION)).round().long()
-    tested, truth, weight = flat[rows], target[rows], target_weight[rows]
-    blocks = [_block_errors(truth, weight)]
-    for steps in contexts[1:]:
-        size = steps * channels
+
+    def __init__(
+        self,
+        features: Float[Tensor, "W L K"],
+        target: Float[Tensor, "W H"],
+        target_weight: Float[Tensor, "W H"],
+        num_training: int,
+    ) -> None:
+        self.channels = features.shape[2]
+        flat = features.flatten(1)
+        self._gram, self._products = _normal_equations(flat[:num_training], target[:num_training])
+        rows = torch.linspace(num_training, len(flat) - 1, min(len(flat) - num_training, MAX_VALIDATION)).round().long()
+        self._tested, self._truth, self._weight = flat[rows], target[rows], target_weight[rows]
+        self._known: dict[int, Tensor] = {}
+
+    def block_errors(self, steps: int) -> Float[Tensor, " blocks"]:
+        """Mean absolute error in each stretch of validation windows, in units of the windows' own spread.
+
+        Args:
+            steps: Steps of context; 0 forecasts the mean.
+        """
+        if steps not in self._known:
+            self._known[steps] = self._fit(steps) if steps else _block_errors(self._truth, self._weight)
+        return self._known[steps]
+
+    def errors(self) -> dict[int, float]:
+        """Mean absolute error of every context asked for so far, increasing."""
+        return {steps: float(self._known[steps].mean()) for steps in sorted(self._known)}
+
+    def _fit(self, steps: int) -> Float[Tensor, " blocks"]:
+        size = steps * self.channels
         tries = []
         for ridge in RIDGES:
-            penalised = gram[:size, :size].clone()
+            penalised = self._gram[:size, :size].clone()
             penalised.diagonal().add_(ridge)
-            weights = torch.cholesky_solve(products[:size], torch.linalg.cholesky(penalised)).to(flat.dtype)
-            tries.append(_block_errors(truth - tested[:, :size] @ weights, weight))
-        blocks.append(min(tries, key=lambda errors: float(errors.mean())))
-    return NestedErrors(tuple(contexts), torch.stack(blocks))
+            weights = torch.cholesky_solve(self._products[:size], torch.linalg.cholesky(penalised))
+            forecast = self._tested[:, :size] @ weights.to(self._tested.dtype)
+            tries.append(_block_errors(self._truth - forecast, self._weight))
+        return min(tries, key=lambda errors: float(errors.mean()))
 
 
 def _normal_equations(

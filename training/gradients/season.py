@@ -1,4 +1,4 @@
-"""The dominant season of windows: the lag at which they most resemble themselves."""
+"""The seasons of windows: the lags at which they most resemble themselves."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ class Season(NamedTuple):
     autocorrelation: float
 
 
-NO_SEASON = Season(0, 0.0)
-
 
 def autocorrelation(values: Float[Tensor, "W L"], observed: Bool[Tensor, "W L"]) -> Float[Tensor, " L"]:
     """Mean autocorrelation of windows at lags 0 to L - 1, over pairs of which both were observed.
@@ -53,25 +51,25 @@ def autocorrelation(values: Float[Tensor, "W L"], observed: Bool[Tensor, "W L"])
     return covariance / covariance[0].clamp(min=torch.finfo(values.dtype).tiny)
 
 
-def dominant_season(values: Float[Tensor, "W L"], observed: Bool[Tensor, "W L"]) -> Season:
-    """The highest peak of the autocorrelation, the shortest of nearly equal ones.
+def find_seasons(values: Float[Tensor, "W L"], observed: Bool[Tensor, "W L"]) -> tuple[Season, ...]:
+    """The highest peak of the autocorrelation, and before it the shortest of nearly equal ones if that is another.
 
     Args:
         values: Windows of mean zero, 0 where not observed.
         observed: True where a value is real.
 
     Returns:
-        The season, or `NO_SEASON` if no peak reaches 0.3.
+        Up to two seasons, the dominant one first; none if no peak reaches 0.3.
     """
     if values.shape[1] < 4 or not bool(observed.any()):
-        return NO_SEASON
+        return ()
     rows = torch.linspace(0, len(values) - 1, min(len(values), MAX_WINDOWS)).round().long()
     found = autocorrelation(values[rows], observed[rows]).tolist()
     limit = min(int(MAX_LAG_SHARE * values.shape[1]), len(found) - 2)
     peaks = [lag for lag in range(2, limit + 1) if found[lag - 1] < found[lag] >= found[lag + 1]]
     peaks = [lag for lag in peaks if found[lag] >= MIN_AUTOCORRELATION]
     if not peaks:
-        return NO_SEASON
-    highest = max(found[lag] for lag in peaks)
-    steps = next(lag for lag in peaks if found[lag] >= highest - MARGIN)
-    return Season(steps, found[steps])
+        return ()
+    highest = max(peaks, key=found.__getitem__)
+    shortest = next(lag for lag in peaks if found[lag] >= found[highest] - MARGIN)
+    return tuple(Season(lag, found[lag]) for lag in dict.fromkeys((shortest, highest)))

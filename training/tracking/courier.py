@@ -5,7 +5,7 @@ a training step waits up to 5 ms each time. So the thread that sends lives in a 
 the spool and is told little else:
 
     parent -> child, stdin    {"attach": "spool directory"}  {"wake": true}  {"stop": true}; end of file: the parent died
-    child -> parent, stdout   {"progress": {...}, "registrations": {...}, "problem": null} after every round
+    child -> parent, stdout   {"progress": {...}, "registrations": {...}, "problem": null} after every delivery
 
 If the parent dies, the child sends the rest, closes the run as KILLED and ends.
 """
@@ -37,7 +37,7 @@ from training.tracking.spool import Progress, Spool
 from training.tracking.tracker import RegisteredModel
 
 ORPHAN_SECONDS = 30.0
-NICENESS = 10
+NICENESS = 5
 STOP_SECONDS = 2.0
 Outcome = RegisteredModel | GradcastError
 
@@ -302,6 +302,8 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="gradcast: %(message)s")
     LOGGER.setLevel(logging.WARNING)
     _Child(sys.stdin.buffer, answers).run()
+    # Everything sent is acknowledged on disk; the tear-down of a large interpreter would only make the parent wait.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -43,9 +43,8 @@ class Sink(Protocol):
 class Shipper:
     """Moves events from a spool to a sink and acknowledges them."""
 
-    def __init__(self, spool: Spool, sink: Sink) -> None:
-        self._spool = spool
-        self._sink = sink
+    def __init__(self, spool: Spool, sink: Sink, report: Callable[[], None] = lambda: None) -> None:
+        self._spool, self._sink, self._report = spool, sink, report
 
     def ship(self, should_stop: Callable[[], bool] = lambda: False) -> int:
         """Deliver everything complete in the spool.
@@ -75,6 +74,7 @@ class Shipper:
             num_rejected=progress.num_rejected + num_rejected,
             is_finished=group[-1].kind == "finish",
         )
+        self._report()
         for event in group:
             if file := event.payload.get("file"):
                 self._spool.discard(str(file))
@@ -130,7 +130,7 @@ class Sender(threading.Thread):
             connect: Makes the sink of a spool; called in this thread.
             where: Name of the server for messages, without credentials.
             warm_up: The slow part, done in this thread before there is a spool; its failure is found again later.
-            report: Called after every round, in this thread.
+            report: Called after every delivery and every round, in this thread.
             interval_seconds: Rest between two looks at the spool.
             heartbeat_seconds: Rest between two signs of life.
         """
@@ -189,7 +189,7 @@ class Sender(threading.Thread):
             try:
                 if shipper is None or sink is None:
                     sink = self._connect(self._spool)
-                    shipper = Shipper(self._spool, sink)
+                    shipper = Shipper(self._spool, sink, self._note_progress)
                 self._spool.sync_disk()
                 shipper.ship(lambda: self._stopping)
                 if time.monotonic() - last_sign > self._heartbeat_seconds:
@@ -200,10 +200,13 @@ class Sender(threading.Thread):
                 self._note_failure(str(error))
             except Exception as error:  # noqa: BLE001  tracking must not take training down, nor end silently
                 self._note_failure(f"{type(error).__name__}: {error}")
-            with self._changed:
-                self._changed.notify_all()
-            self._report()
+            self._note_progress()
             self._rest()
+
+    def _note_progress(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+        self._report()
 
     def _rest(self) -> None:
         backoff = min(FIRST_BACKOFF_SECONDS * 2.0 ** min(self._num_failures - 1, 10), MAX_BACKOFF_SECONDS)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -298,14 +302,38 @@ def test_the_openapi_page_tells_the_truth(client: TestClient) -> None:
 
 def test_nothing_is_loaded_by_importing_the_application() -> None:
     """Building an application starts no thread, and importing it loads no MLflow."""
-    import subprocess
-    import sys
-
     code = (
         "import sys, threading, app.main, app.server; app.main.create_app(app.main.ServiceSettings(bundle='nowhere'));"
         "assert 'mlflow' not in sys.modules; assert threading.active_count() == 1"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_process_answers_and_leaves_in_good_order(tmp_path: Path) -> None:
+    """`python -m app` with settings from the environment serves a bundle, and SIGTERM ends it with exit code 0."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    environment = os.environ | {"GRADCAST_BUNDLE": str(write_bundle(tmp_path / "m")), "GRADCAST_PORT": str(port)}
+    with subprocess.Popen([sys.executable, "-m", "app"], env=environment, stderr=subprocess.PIPE) as process:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+
+                def is_ready() -> bool:
+                    try:
+                        return client.get("/readyz").status_code == 200
+                    except httpx.TransportError:
+                        assert process.poll() is None
+                        return False
+
+                wait_for(is_ready, 90.0)
+                assert client.post("/forecast", json={"series": [series()]}).json()["status"] == "completed"
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
