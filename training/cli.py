@@ -43,7 +43,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done; 1 environment; 2 configuration or data; 3 numerical failure; "
         "4 unhealthy gradients under --fail-on unhealthy; 130 stopped, resumable.",
     )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("--version", dest="show_version", action="store_true", help="print the version and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     for name, summary in VERBS.items():
         if verb not in (None, name):
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser(next((word for word in words if not word.startswith("-")), ""))
     options = parser.parse_args(words)
-    if options.version:
+    if options.show_version:
         print(_version())
         return EXIT_DONE
     if options.verb is None:

@@ -122,8 +122,14 @@ def slow_window(panel: Panel, series: int, cutoff: int, context_length: int, hor
 
 def assert_window(batch: WindowBatch, index: int, expected: dict[str, np.ndarray]) -> None:
     inputs = batch.inputs
-    found = {"context": inputs.context, "shown": inputs.observed_mask, "past": inputs.past_covariates, "future": inputs.future_covariates,
-             "target": batch.target, "mask": batch.target_mask}  # fmt: skip
+    found = {
+        "context": inputs.context,
+        "shown": inputs.observed_mask,
+        "past": inputs.past_covariates,
+        "future": inputs.future_covariates,
+        "target": batch.target,
+        "mask": batch.target_mask,
+    }
     for name, tensor in found.items():
         np.testing.assert_array_equal(tensor[index].numpy(), expected[name], err_msg=name)
 
@@ -247,8 +253,12 @@ def test_training_statistics_ignore_validation_and_test_rows(sample: Sample, see
 
 @quick
 @given(
-    st.lists(st.integers(1, 80), min_size=1, max_size=5), st.integers(1, 10), st.one_of(st.none(), st.integers(1, 20)), st.integers(0, 15), st.integers(1, 20)
-)  # fmt: skip
+    st.lists(st.integers(1, 80), min_size=1, max_size=5),
+    st.integers(1, 10),
+    st.one_of(st.none(), st.integers(1, 20)),
+    st.integers(0, 15),
+    st.integers(1, 20),
+)
 def test_splits_partition_the_rows(
     lengths: list[int], horizon: int, val_size: int | None, test_size: int, context_length: int
 ) -> None:

@@ -56,7 +56,9 @@ def test_every_architecture_of_the_registry_is_covered(rows):
     registered = {config.model_fields["architecture"].default for config in get_args(union)}
     assert registered == set(ARCHITECTURES)
     labels = {row.architecture for row in rows}
-    recurrent = {f"{name}, {depth}" for name in ("rnn tanh", "rnn relu", "gru", "lstm") for depth in ("1 layer", "2 layers")}
+    recurrent = {
+        f"{name}, {depth}" for name in ("rnn tanh", "rnn relu", "gru", "lstm") for depth in ("1 layer", "2 layers")
+    }
     assert labels == {"linear"} | recurrent
     assert {row.what.split(",")[0] for row in rows if row.architecture == "lstm, 2 layers"} == {"encoder", "forecaster"}
 
@@ -233,8 +235,18 @@ def test_a_window_without_spread_has_no_derivation():
         scalers.window_statistics("standard", flat, np.ones((1, 4), dtype=bool))
 
 
-def test_a_linear_forecaster_ignores_past_covariates_and_the_check_knows():
-    """A tensor without a path to the loss has gradient zero in all three columns."""
-    config = LinearConfig(context_length=check.CONTEXT_LENGTH, horizon=check.HORIZON, num_past_covariates=1)
-    with pytest.raises(KeyError):
-        check.check_forecaster(config, torch.Generator())
+@pytest.mark.parametrize("config_class", [LinearConfig, LSTMConfig])
+def test_forecasters_without_covariates_are_checked_too(config_class):
+    """A network that reads `y` alone has no covariate weights, and the same exact gradient otherwise."""
+    extra = {} if config_class is LinearConfig else {"hidden_size": check.HIDDEN_SIZE}
+    config = config_class(context_length=check.CONTEXT_LENGTH, horizon=check.HORIZON, **extra)
+    row = check.check_forecaster(config, torch.Generator().manual_seed(0))
+    assert row.passed, row.worst
+
+
+def test_what_a_network_does_not_read_has_gradient_zero_three_times(rows):
+    """The linear network ignores past covariates: autograd, differences and the derivation agree on zero exactly."""
+    tensors = {tensor.name: tensor for tensor in rows[0].tensors}
+    assert rows[0].architecture == "linear"
+    assert tensors["past_covariates"] == TensorError("past_covariates", 0.0, 0.0, 0.0)
+    assert tensors["future_covariates"].finite_difference > 0.0

@@ -29,8 +29,20 @@ def test_positions_on_the_circle() -> None:
 
 def test_no_rounding_noise_is_left() -> None:
     """No value is a tiny number: noise would be standardised into a signal."""
-    names = [f"{name}_{f}" for name in ("minute_of_hour", "hour_of_day", "day_of_week", "day_of_month", "day_of_year", "week_of_year", "month_of_year",
-                                        "quarter_of_year") for f in ("sin", "cos")]  # fmt: skip
+    names = [
+        f"{name}_{f}"
+        for name in (
+            "minute_of_hour",
+            "hour_of_day",
+            "day_of_week",
+            "day_of_month",
+            "day_of_year",
+            "week_of_year",
+            "month_of_year",
+            "quarter_of_year",
+        )
+        for f in ("sin", "cos")
+    ]
     table = encode_calendar(tuple(names), pd.date_range("2019-01-01", "2021-01-01", freq="15min", unit="us").asi8, None)
     assert not ((np.abs(table) > 0) & (np.abs(table) < 1e-6)).any()
     assert not np.signbit(table[table == 0]).any()

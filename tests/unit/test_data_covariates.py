@@ -23,9 +23,12 @@ def build(columns: Columns | None = None, horizon: int = 0, config: dict[str, An
 def test_channels_are_known_future_then_past_only() -> None:
     """Channels follow the configured order, text expanded in alphabetical order of its categories."""
     panel = build(
-        y=np.arange(4.0), t=[1.5, 2, 3, 4], w=["rain", "clear", "snow", "snow"], p=[True, False, True, True],
+        y=np.arange(4.0),
+        t=[1.5, 2, 3, 4],
+        w=["rain", "clear", "snow", "snow"],
+        p=[True, False, True, True],
         config={"futr_exog": ("w", "p"), "hist_exog": ("t",), "val_size": 1},
-    )  # fmt: skip
+    )
     assert panel.columns.past_features == ("w=clear", "w=rain", "w=snow", "p", "t")
     assert panel.num_future_channels == 4
     assert panel.covariates.tolist() == [[0, 1, 0, 1, 1.5], [1, 0, 0, 0, 2], [0, 0, 1, 1, 3], [0, 0, 1, 1, 4]]
@@ -114,7 +117,7 @@ def test_static_columns_are_one_row_per_series() -> None:
             "ds": [0, 1] * 3,
             "y": 1.0,
             "size": [2.0, np.nan, 4.0, 4.0, np.nan, np.nan],
-            "kind": list("xx") + [None, "z", "x", "x"],
+            "kind": ["x", "x", None, "z", "x", "x"],
         }
     )
     panel = build_panel(frame, DataConfig(stat_exog=("size", "kind")))

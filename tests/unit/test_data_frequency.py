@@ -135,9 +135,26 @@ def test_single_rows_have_no_frequency() -> None:
 
 @pytest.mark.parametrize(
     ("freq", "season"),
-    [("h", 24), ("30min", 48), ("15min", 96), ("5min", 288), ("min", 1440), ("D", 7), ("B", 5), ("W-MON", 52), ("7D", 52), ("14D", 26),
-     ("MS", 12), ("ME", 12), ("QS", 4), ("YS", 1), ("1", 1), ("2MS", 6), ("2h", 12)],
-)  # fmt: skip
+    [
+        ("h", 24),
+        ("30min", 48),
+        ("15min", 96),
+        ("5min", 288),
+        ("min", 1440),
+        ("D", 7),
+        ("B", 5),
+        ("W-MON", 52),
+        ("7D", 52),
+        ("14D", 26),
+        ("MS", 12),
+        ("ME", 12),
+        ("QS", 4),
+        ("YS", 1),
+        ("1", 1),
+        ("2MS", 6),
+        ("2h", 12),
+    ],
+)
 def test_default_seasons(freq: str, season: int) -> None:
     """Each frequency has the season that forecasters use for it."""
     assert default_season_length(freq) == season

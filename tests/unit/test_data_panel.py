@@ -118,9 +118,13 @@ def test_constant_series_are_kept_aloud() -> None:
 
 @pytest.mark.parametrize(
     ("y", "code"),
-    [([1.0, np.inf, 2.0], "target_infinite"), ([1.0, -np.inf, 2.0], "target_infinite"), ([1.0, 1e300, 2.0], "target_infinite"),
-     ([1.0, "ND", 2.0], "target_not_numeric")],
-)  # fmt: skip
+    [
+        ([1.0, np.inf, 2.0], "target_infinite"),
+        ([1.0, -np.inf, 2.0], "target_infinite"),
+        ([1.0, 1e300, 2.0], "target_infinite"),
+        ([1.0, "ND", 2.0], "target_not_numeric"),
+    ],
+)
 def test_targets_that_are_no_numbers_are_refused(y: list[object], code: str) -> None:
     """Infinity, numbers beyond float32 and text are errors with series and row."""
     with pytest.raises(DataError) as caught:
@@ -197,7 +201,9 @@ def test_a_model_of_zoned_times_takes_requests_of_other_zones() -> None:
     assert zoned.calendar[0].tolist() == pytest.approx([0.5, np.sqrt(0.75)], abs=1e-6)  # two o'clock in Berlin
     with pytest.raises(DataError, match="UTC offset"):
         build_panel(frame_of(a={"ds": utc.tz_localize(None), "y": 1.0}), config, columns, 2, timezone="Europe/Berlin")
-    naive = build_panel(frame_of(a={"ds": utc.tz_convert("Europe/Berlin"), "y": 1.0}), config, columns, 2)
+    naive = build_panel(
+        frame_of(a={"ds": utc.tz_convert("Europe/Berlin"), "y": 1.0}), config, columns, 2, timezone=None
+    )
     assert str(naive.timestamps(0, 0, 1)[0]) == "2023-06-01 02:00:00"
 
 

@@ -109,7 +109,7 @@ def test_wide_file_is_one_series_per_column(tmp_path: Path) -> None:
     assert frame["y"].tolist()[:4] == [1, 2, 3, 10]
     assert "wide" in " ".join(frame.attrs["gradcast"]["notes"])
     frame.loc[4, "ds"] = frame.loc[3, "ds"]
-    with pytest.raises(DataError, match="'south'.*line 2 and line 3"):
+    with pytest.raises(DataError, match=r"'south'.*line 2 and line 3"):
         build_panel(frame, DataConfig())
 
 
@@ -232,14 +232,14 @@ def test_absent_columns_are_named_together_with_a_guess(tmp_path: Path) -> None:
 def test_misspelt_id_column_is_refused(tmp_path: Path) -> None:
     """Only the default series column may be absent: a name that was given must exist."""
     path = write(tmp_path, "m.csv", "shop,ds,y\na,2020-01-01,5\n")
-    with pytest.raises(DataError, match="data.id_col"):
+    with pytest.raises(DataError, match=r"data.id_col"):
         read(path, id_col="shpo")
 
 
 def test_duplicates_without_series_column_hint_at_one(tmp_path: Path) -> None:
     """Repeated times in a file read as one series point at the column that may name the series."""
     path = write(tmp_path, "m.csv", "car_park,ds,y\na,2020-01-01,5\nb,2020-01-01,5\n")
-    with pytest.raises(DataError, match="'car_park'.*data.id_col"):
+    with pytest.raises(DataError, match=r"'car_park'.*data.id_col"):
         load_panel(DataConfig(path=str(path)))
 
 
@@ -279,7 +279,7 @@ def test_parquet_dates_zones_and_texts(tmp_path: Path) -> None:
 def test_parquet_of_lists_is_refused(tmp_path: Path) -> None:
     """A column of lists is no column of numbers."""
     pd.DataFrame({"ds": [1, 2], "y": [[1.0], [2.0]]}).to_parquet(tmp_path / "l.parquet")
-    with pytest.raises(DataError, match="one value per row|numbers"):
+    with pytest.raises(DataError, match=r"one value per row|numbers"):
         load_panel(DataConfig(path=str(tmp_path / "l.parquet")))
 
 

@@ -54,7 +54,7 @@ def test_test_rows_are_never_given_away() -> None:
 
 def test_nothing_to_train_on_is_refused() -> None:
     """Only if no series has a window is the panel refused, with what to lower."""
-    with pytest.raises(DataError, match="model.horizon") as caught:
+    with pytest.raises(DataError, match=r"model.horizon") as caught:
         build_splits(panel_of(10, 8), horizon=10)
     assert caught.value.problems[0].code == "series_too_short"
 
@@ -63,5 +63,5 @@ def test_nothing_to_select_on_is_refused() -> None:
     """Without any validation window there is no early stopping; a val_size below the horizon says what it must be."""
     with pytest.raises(DataError, match="validation window"):
         build_splits(panel_of(12), horizon=8)
-    with pytest.raises(DataError, match="Set data.val_size: 8"):
+    with pytest.raises(DataError, match=r"Set data.val_size: 8"):
         build_splits(panel_of(100), horizon=8, val_size=3)

@@ -12,9 +12,33 @@ from training.data.steps import build_frequency, parse_frequency
 from training.errors import DataError
 
 ALIASES = (
-    "s", "90s", "min", "5min", "30min", "h", "2h", "12h", "D", "2D", "14D", "B", "W-SUN", "W-MON", "2W-WED", "MS", "ME", "2MS", "QS", "QS-FEB",
-    "QE", "QE-NOV", "YS", "YS-JUL", "YE", "YE-JUN",
-)  # fmt: skip
+    "s",
+    "90s",
+    "min",
+    "5min",
+    "30min",
+    "h",
+    "2h",
+    "12h",
+    "D",
+    "2D",
+    "14D",
+    "B",
+    "W-SUN",
+    "W-MON",
+    "2W-WED",
+    "MS",
+    "ME",
+    "2MS",
+    "QS",
+    "QS-FEB",
+    "QE",
+    "QE-NOV",
+    "YS",
+    "YS-JUL",
+    "YE",
+    "YE-JUN",
+)
 
 
 @pytest.mark.parametrize("alias", ALIASES)

@@ -31,10 +31,12 @@ from training.data.store import Panel, Storage
 from training.data.timestamps import as_times, wall_clock
 from training.errors import MAX_SHOWN, DataError, Problem
 
-__all__ = ["MEMMAP_THRESHOLD_BYTES", "Panel", "build_panel", "load_panel"]
+__all__ = ["AS_GIVEN", "MEMMAP_THRESHOLD_BYTES", "Panel", "build_panel", "load_panel"]
 
 # A store larger than this lives in a file that the operating system pages in as windows are read.
 MEMMAP_THRESHOLD_BYTES = 512 * 2**20
+# Timestamps stay on the clock that they come with.
+AS_GIVEN = "as given"
 
 
 def load_panel(config: DataConfig, horizon: int = 0) -> Panel:
@@ -56,7 +58,7 @@ def build_panel(
     columns: Columns | None = None,
     horizon: int = 0,
     covariate_fill: NDArray[np.float32] | None = None,
-    timezone: str | None = None,
+    timezone: str | None = AS_GIVEN,
     memmap_threshold_bytes: int = MEMMAP_THRESHOLD_BYTES,
 ) -> Panel:
     """Put the rows of a frame on a regular grid.
@@ -67,8 +69,8 @@ def build_panel(
         columns: Roles and vocabulary of a trained model; None chooses them from the data.
         horizon: Calendar rows past the end of each series, and future rows to keep.
         covariate_fill: With `columns`: value per channel of a covariate not seen yet; None is its mean in the frame.
-        timezone: With `columns`: zone of the trained model's timestamps, None if they had no offset. Timestamps with an
-            offset are brought to it; without one, to the clock they show.
+        timezone: Zone of a trained model's timestamps, None if they had no offset: timestamps with an offset are brought
+            to that zone, or to the clock they show. The default leaves them as they are.
         memmap_threshold_bytes: Size of the store from which it lives in a file.
 
     Raises:
@@ -76,7 +78,7 @@ def build_panel(
     """
     _require_columns(frame, config, columns)
     rows = sort_rows(frame)
-    if columns is not None:
+    if timezone != AS_GIVEN:
         rows = _in_zone(rows, timezone)
     values = read_target(frame)
     problems = duplicate_problems(rows, frame)

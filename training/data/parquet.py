@@ -121,7 +121,7 @@ def read_parquet_sample(path: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
             batch = next(
                 file.iter_batches(batch_size=_SAMPLE_ROWS, row_groups=[0] if file.num_row_groups else []), None
             )
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
     if batch is None or not batch.num_rows:
         raise unreadable(path, "a parquet file without rows", "Bring rows.", "data_empty")
@@ -155,7 +155,7 @@ def read_parquet_columns(path: Path, needed: Sequence[str], names: Sequence[str]
                 for name, collector in collectors.items():
                     collector.add(start, batch.column(name))
                 start += batch.num_rows
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
     return {name: collector.column() for name, collector in collectors.items()}
 

@@ -129,13 +129,17 @@ def _linear(config: NetworkConfig, weights: Weights, read: _Standardised) -> tup
     shape = (-1, config.horizon, len(config.output_levels))
     from_window, window_pullback = affine(read.scaled, weights["decoder.weight"], weights["decoder.bias"])
     covariates = _horizon_covariates(config, read)
-    from_covariates, covariates_pullback = affine(covariates, weights["covariates.weight"])
+    # A network without covariates has no such weight; a matrix without columns adds nothing.
+    covariate_weight = weights.get("covariates.weight", np.zeros((shape[-1], 0)))
+    from_covariates, covariates_pullback = affine(covariates, covariate_weight)
 
     def pullback(d_raw: Array) -> tuple[_Standardised, dict[str, Array]]:
         d_window = window_pullback(d_raw.reshape(len(d_raw), -1))
         d_covariates = covariates_pullback(d_raw)
         d_future, d_static = _split_covariates(config, d_covariates.x)
-        gradients = _named("decoder", d_window) | {"covariates.weight": d_covariates.weight}
+        gradients = _named("decoder", d_window)
+        if covariates.shape[-1]:
+            gradients["covariates.weight"] = d_covariates.weight
         d_past, d_observed = np.zeros_like(read.past), np.zeros_like(read.observed)
         return _Standardised(d_window.x, d_observed, d_past, d_future, d_static), gradients
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,21 +58,23 @@ class GradcheckRow:
     @property
     def max_relative_error_finite_difference(self) -> float:
         """Largest over the tensors."""
-        return max(tensor.finite_difference for tensor in self.tensors)
+        return _largest(tensor.finite_difference for tensor in self.tensors)
 
     @property
     def max_relative_error_hand_derived(self) -> float:
         """Largest over the tensors."""
-        return max(tensor.hand_derived for tensor in self.tensors)
+        return _largest(tensor.hand_derived for tensor in self.tensors)
 
     @property
     def worst(self) -> TensorError:
         """The tensor that comes closest to, or goes furthest beyond, its tolerance."""
         return max(
             self.tensors,
-            key=lambda tensor: max(
-                tensor.finite_difference / self.tolerance.finite_difference,
-                tensor.hand_derived / self.tolerance.hand_derived,
+            key=lambda tensor: _largest(
+                (
+                    tensor.finite_difference / self.tolerance.finite_difference,
+                    tensor.hand_derived / self.tolerance.hand_derived,
+                )
             ),
         )
 
@@ -123,13 +125,18 @@ def format_gradcheck(rows: Sequence[GradcheckRow]) -> str:
 def _summary(rows: Sequence[GradcheckRow]) -> str:
     failed = sum(not row.passed for row in rows)
     verdict = f"{failed} of {len(rows)} checks failed" if failed else f"all {len(rows)} checks passed"
-    differences = max(row.max_relative_error_finite_difference for row in rows)
-    by_hand = max(row.max_relative_error_hand_derived for row in rows)
+    differences = _largest(row.max_relative_error_finite_difference for row in rows)
+    by_hand = _largest(row.max_relative_error_hand_derived for row in rows)
     return (
         f"Largest relative error of autograd: {differences:.1e} against central finite differences "
         f"(tolerance {rows[0].tolerance.finite_difference:.0e}),\n{by_hand:.1e} against gradients derived by hand "
         f"(tolerance {rows[0].tolerance.hand_derived:.0e}), float64: {verdict}."
     )
+
+
+def _largest(errors: Iterable[float]) -> float:
+    """The maximum, where not-a-number is the worst of all: `max` alone would depend on the order."""
+    return max(math.inf if math.isnan(error) else error for error in errors)
 
 
 def _finite(value: str | float) -> str | float | None:

@@ -48,7 +48,8 @@ def window_statistics(
     Raises:
         ValueError: If a window is so nearly constant that its scale is floored: there the derivative is another one.
     """
-    rows = [_ROWS[name](values[seen]) for values, seen in zip(context, observed, strict=True)]
+    with np.errstate(divide="ignore", invalid="ignore"):  # a constant window is refused below
+        rows = [_ROWS[name](values[seen]) for values, seen in zip(context, observed, strict=True)]
     d_loc, d_scale = np.zeros_like(context), np.zeros_like(context)
     for index, (seen, row) in enumerate(zip(observed, rows, strict=True)):
         d_loc[index, seen], d_scale[index, seen] = row.d_loc, row.d_scale

@@ -1,4 +1,4 @@
-"""Fetches a registered model's bundle into a content-addressed cache. Trusts neither the store nor the cache; runs no model code."""
+"""Fetches a registered model's bundle into a content-addressed cache; trusts neither store nor cache, runs no model code."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,7 @@ import orjson
 
 from models.errors import BundleError
 from training.tracking.environment import normalize_uri, open_client, redact, translated_errors
-from training.tracking.references import ResolvedModel, parse_reference
-from training.tracking.tracker import CHAMPION
+from training.tracking.references import ResolvedModel
 
 MANIFEST = "bundle.json"
 BUNDLE_FOLDER = "artifacts/bundle"  # where an MLflow model keeps the artifact named `bundle`
@@ -52,41 +49,8 @@ def download_bundle(
     directory = _cached_directory(cache_directory, entry)
     if directory is None:
         directory = _fetch(uri, resolved, cache_directory, max_bytes)
-    _remember(entry, uri, resolved, directory.name)
+        _remember(entry, directory.name)
     return directory
-
-
-def cached_model(uri: str, reference: str, cache_directory: Path) -> tuple[ResolvedModel, Path] | None:
-    """What the cache last knew a reference to be: lets a service start while the store is away.
-
-    Args:
-        uri: The store that does not answer.
-        reference: `name`, `name@alias` or `name/version`.
-        cache_directory: The cache.
-
-    Returns:
-        The version and its verified bundle, or None if the cache has none.
-
-    Raises:
-        ModelNotFoundError: If no model can have that reference.
-    """
-    parsed, uri = parse_reference(reference), normalize_uri(uri)
-    candidates: list[tuple[tuple[bool, int], ResolvedModel, Path]] = []
-    for entry in sorted((cache_directory / "index").glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            document = orjson.loads(entry.read_bytes())
-            model = ResolvedModel(**{**document["model"], "aliases": tuple(document["model"]["aliases"])})
-            directory = _cached_directory(cache_directory, entry)
-            if document["uri"] != redact(uri) or model.name != parsed.name or directory is None:
-                continue
-            if parsed.version not in (None, model.version) or not (parsed.alias is None or parsed.alias in model.aliases):
-                continue
-            is_champion = parsed.alias is None and CHAMPION in model.aliases
-            candidates.append(((is_champion, int(document["time"])), model, directory))
-    if not candidates:
-        return None
-    _, model, directory = max(candidates, key=lambda candidate: candidate[0])
-    return model, directory
 
 
 def _fetch(uri: str, resolved: ResolvedModel, cache_directory: Path, max_bytes: int) -> Path:
@@ -108,12 +72,12 @@ def _fetch(uri: str, resolved: ResolvedModel, cache_directory: Path, max_bytes: 
             remaining -= path.stat().st_size
             if _hash(path) != expected:
                 raise BundleError(f"{where}: {name}", f"of sha256 {expected[:12]}", "different", "Register the model again.")
-            os.replace(path, staging / name)
+            path.replace(staging / name)
         target = bundles / hashlib.sha256(content).hexdigest()
         if not _is_intact(target):
             shutil.rmtree(target, ignore_errors=True)
             with contextlib.suppress(OSError):  # another process was faster
-                os.replace(staging, target)
+                staging.replace(target)
         if not _is_intact(target):
             raise BundleError(where, "stored in the cache", f"unwritable at {target.parent}", "Check the cache directory.")
         return target
@@ -150,7 +114,8 @@ class _Source:
         if self._sizes[name] > max_bytes:
             raise BundleError(f"{self._where}: {name}", f"at most {max_bytes} bytes", f"{self._sizes[name]} bytes")
         with translated_errors(self._uri, self._where):
-            path = Path(self._repository.download_artifacts(f"{BUNDLE_FOLDER}/{name}", str(self._target)))
+            download: Callable[[str, str], str] = self._repository.download_artifacts
+            path = Path(download(f"{BUNDLE_FOLDER}/{name}", str(self._target)))
         if path.is_symlink() or not path.is_file() or path.stat().st_size > max_bytes:
             raise BundleError(f"{self._where}: {name}", f"a file of at most {max_bytes} bytes", "not one")
         return path
@@ -177,13 +142,11 @@ def _entry_path(cache_directory: Path, uri: str, resolved: ResolvedModel) -> Pat
     return cache_directory / "index" / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
 
 
-def _remember(entry: Path, uri: str, resolved: ResolvedModel, bundle: str) -> None:
-    model = {**asdict(resolved), "tags": dict(resolved.tags)}
-    document = {"uri": redact(uri), "bundle": bundle, "time": time.time_ns(), "model": model}
+def _remember(entry: Path, bundle: str) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
     staging = entry.with_suffix(f".{os.getpid()}.part")
-    staging.write_bytes(orjson.dumps(document))
-    os.replace(staging, entry)
+    staging.write_bytes(orjson.dumps({"bundle": bundle}))
+    staging.replace(entry)
 
 
 def _cached_directory(cache_directory: Path, entry: Path) -> Path | None:

@@ -125,7 +125,7 @@ def translated_errors(uri: str, what: str = "the tracking server") -> Iterator[N
         yield
     except (TrackingError, ModelNotFoundError, ConfigurationError):
         raise
-    except Exception as error:  # noqa: BLE001  MLflow lets errors of a dozen libraries through
+    except Exception as error:  # MLflow lets errors of a dozen libraries through
         summary = summarize(error)
         if error_code(error) == "RESOURCE_DOES_NOT_EXIST":
             raise ModelNotFoundError(what, "in the registry", f"not found ({summary})") from error

@@ -14,24 +14,13 @@ from typing import Any, final
 from models.errors import GradcastError
 from training.errors import TrackingError
 from training.tracking.courier import build_courier
-from training.tracking.dashboard import dashboard_command, dashboard_environment
-from training.tracking.environment import default_spool_directory, normalize_uri, redact, resolve_uri
+from training.tracking.environment import default_spool_directory, normalize_uri, redact
 from training.tracking.references import validate_alias, validate_model_name
 from training.tracking.sender import DEFAULT_INTERVAL_SECONDS, LOGGER
 from training.tracking.sink import clean_key, is_safe_folder, new_owner
 from training.tracking.spool import Spool
-from training.tracking.sync import SyncReport, sync
 from training.tracking.tracker import RegisteredModel, RegistrationRequest, RunDescription, RunStatus, Tracker
 
-__all__ = [
-    "MlflowTracker",
-    "SyncReport",
-    "dashboard_command",
-    "dashboard_environment",
-    "default_spool_directory",
-    "resolve_uri",
-    "sync",
-]
 START_DEADLINE_SECONDS = 60.0
 RUN_ID_DEADLINE_SECONDS = 20.0
 REGISTER_DEADLINE_SECONDS = 120.0

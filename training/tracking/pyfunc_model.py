@@ -10,16 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow.pyfunc
 import pandas as pd
 from mlflow.models import ModelSignature, set_model
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.pyfunc.model import PythonModel
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-LEVEL_DIGITS = 10
 MAX_EXAMPLE_ROWS = 2000
 
 
-class GradcastForecaster(mlflow.pyfunc.PythonModel):
+class GradcastForecaster(PythonModel):
     """Forecasts every series of a long frame."""
 
     def load_context(self, context: Any) -> None:
@@ -47,8 +46,7 @@ class GradcastForecaster(mlflow.pyfunc.PythonModel):
         if "unique_id" not in frame.columns:
             frame.insert(0, "unique_id", "series")
         frame["unique_id"] = frame["unique_id"].fillna("series").astype(str)
-        absent = frame.columns[frame.isna().all()].difference(["unique_id", "ds", "y"])
-        return forecast_frame(self.bundle, frame.drop(columns=absent))
+        return forecast_frame(self.bundle, frame)
 
 
 def build_signature(manifest: Mapping[str, Any]) -> ModelSignature:
@@ -60,15 +58,19 @@ def build_signature(manifest: Mapping[str, Any]) -> ModelSignature:
     columns: Mapping[str, Any] = manifest.get("columns", {})
     categories = columns.get("categories", {})
     time = DataType.long if manifest.get("time_kind") == "integer" else _timestamp_type(manifest)
-    specs = [ColSpec(DataType.string, "unique_id", False), ColSpec(time, "ds", True), ColSpec(DataType.double, "y", False)]
+    request: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.string, "unique_id", required=False),
+        ColSpec(time, "ds"),
+        ColSpec(DataType.double, "y", required=False),
+    ]
     for role in ("futr_exog", "hist_exog", "stat_exog"):
-        for name in columns.get(role, ()):
-            specs.append(ColSpec(DataType.string if name in categories else DataType.double, name, False))
-    answer = [ColSpec(DataType.string, "unique_id"), ColSpec(time, "ds"), ColSpec(DataType.double, "mean")]
+        types = {name: DataType.string if name in categories else DataType.double for name in columns.get(role, ())}
+        request += [ColSpec(kind, name, required=False) for name, kind in types.items()]
     network: Mapping[str, Any] = manifest.get("network", {})
     levels = network.get("quantile_levels", ()) if network.get("head") == "quantile" else (0.5,)
-    answer += [ColSpec(DataType.double, f"{level:.{LEVEL_DIGITS}g}") for level in levels]
-    return ModelSignature(inputs=Schema(specs), outputs=Schema(answer))
+    answer: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "unique_id"), ColSpec(time, "ds")]
+    answer += [ColSpec(DataType.double, name) for name in ("mean", *(f"{level:g}" for level in levels))]
+    return ModelSignature(inputs=Schema(request), outputs=Schema(answer))
 
 
 def _timestamp_type(manifest: Mapping[str, Any]) -> DataType:

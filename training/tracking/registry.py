@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from training.errors import ModelNotFoundError
-from training.tracking.download import cached_model, download_bundle
+from training.tracking.download import download_bundle
 from training.tracking.environment import (
     default_cache_directory,
     normalize_uri,
@@ -27,7 +27,6 @@ __all__ = [
     "ModelReference",
     "RegistryEntry",
     "ResolvedModel",
-    "cached_model",
     "default_cache_directory",
     "download_bundle",
     "list_models",

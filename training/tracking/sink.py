@@ -167,7 +167,7 @@ class MlflowSink:
         for key, value in items:
             try:
                 self._client.log_param(run_id, key, value)
-            except Exception as error:  # noqa: PERF203  the odd path
+            except Exception as error:
                 if not isinstance(classify(error, self._uri), RejectedError):
                     raise
                 self._client.set_tag(run_id, clean_key(f"resumed_with.{key}"), value[:MAX_TAG_LENGTH])
