@@ -79,7 +79,7 @@ def build_request_panel(manifest: BundleManifest, frame: pd.DataFrame) -> Panel:
         hist_exog=columns.hist_exog,
         stat_exog=columns.stat_exog,
     )
-    return build_panel(frame, config, columns=columns, horizon=manifest.network.horizon)
+    return build_panel(frame, config, columns=columns, horizon=manifest.network.horizon, timezone=manifest.timezone)
 
 
 def forecast_panel(bundle: Bundle, panel: Panel) -> PanelForecast:

@@ -19,6 +19,8 @@ from training.errors import DataError, Problem
 
 # A standard deviation below this share of the column's magnitude is rounding, not variation.
 _RELATIVE_FLOOR = 1e-5
+# A flag of 0 and 1 is divided by its deviation, but never by less than this.
+_RAREST_FLAG_SCALE = 0.1
 
 
 class WindowBatch(NamedTuple):
@@ -222,8 +224,9 @@ def validation_cutoffs(splits: Splits, max_windows: int = 1024) -> tuple[Int64[T
 def covariate_statistics(panel: Panel, splits: Splits) -> CovariateStatistics:
     """Mean and standard deviation of every covariate channel over the training rows of all series.
 
-    Channels that are 0 or 1, and the calendar's sines and cosines, keep their unit: mean 0, deviation 1. So does the
-    deviation of a column that hardly varies, or rounding noise would be blown up into a signal.
+    The calendar's sines and cosines keep their unit: mean 0, deviation 1. So does the deviation of a column that hardly
+    varies, or rounding noise would be blown up into a signal. A flag that is 0 or 1 keeps its 0, and is made louder the
+    rarer it is, up to tenfold: a holiday seen in one window of thirty must move the loss to be learned.
 
     Args:
         panel: The series.
@@ -247,6 +250,8 @@ def _moments(table: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[NDArr
     for channel in range(table.shape[1]):
         parts = [table[rows[a:b], channel].astype(np.float64) for a, b in block_edges(len(rows))]
         if not parts or all(((part == 0) | (part == 1)).all() for part in parts):
+            share = sum(float(part.sum()) for part in parts) / max(len(rows), 1)
+            scale[channel] = max(np.sqrt(share * (1.0 - share)), _RAREST_FLAG_SCALE) if 0.0 < share < 1.0 else 1.0
             continue
         mean = sum(float(part.sum()) for part in parts) / len(rows)
         variance = sum(float(((part - mean) ** 2).sum()) for part in parts) / len(rows)

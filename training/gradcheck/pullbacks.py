@@ -35,8 +35,8 @@ def affine(
     """x W^T + b; the pullback sums the weight's derivative over all leading axes."""
 
     def pullback(d_y: Float[Array, "... O"]) -> AffineGradients:
-        d_rows, rows = d_y.reshape(-1, d_y.shape[-1]), x.reshape(-1, x.shape[-1])
-        return AffineGradients(d_y @ weight, d_rows.T @ rows, d_rows.sum(axis=0))
+        leading = tuple(range(x.ndim - 1))
+        return AffineGradients(d_y @ weight, np.tensordot(d_y, x, (leading, leading)), d_y.sum(axis=leading))
 
     return x @ weight.T + bias, pullback
 
