@@ -62,7 +62,9 @@ def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any
         update=roles | {"freq": manifest.freq, "season_length": config.data.season_length or manifest.season_length}
     )
     horizon = manifest.network.horizon
-    panel = build_panel(read_frame(Path(config.data.path), data), data, columns=columns, horizon=horizon, timezone=manifest.timezone)
+    panel = build_panel(
+        read_frame(Path(config.data.path), data), data, columns=columns, horizon=horizon, timezone=manifest.timezone
+    )
     return manifest.network.architecture, _score(bundle.forecaster, panel, config, horizon, options)
 
 
