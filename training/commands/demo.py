@@ -27,6 +27,7 @@ SETTINGS = (
     "data.test_size=672",
     "model.context_length=168",
     "model.horizon=24",
+    "model.initialization=torch",
     f"tracking.model_name={MODEL}",
 )
 READY_SECONDS = 60
