@@ -76,10 +76,8 @@ def _is_hidden(action: argparse.Action) -> bool:
 def _option_row(action: argparse.Action) -> str:
     takes_value = action.nargs != 0
     value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else action.dest.upper())
-    if not action.option_strings:
-        name = str(value)
-    else:
-        name = ", ".join(action.option_strings) + (f" {value}" if takes_value else "")
+    flags = ", ".join(action.option_strings)
+    name = " ".join(part for part in (flags, str(value) if takes_value or not flags else "") if part)
     meaning = (action.help or "").replace("%%", "%")
     return f"| `{_cell(name)}` | {_cell(meaning)} |"
 
@@ -259,38 +257,65 @@ def _subclasses(kind: type) -> set[type]:
     }
 
 
+# Where code, message and remedy stand among the arguments.
+_PROBLEM_POSITIONS = {"Problem": (0, 2, 3), "AuditProblem": (0, 5, 6)}
+
+
 def list_problem_codes() -> dict[str, tuple[str, str]]:
-    """Code to message and remedy of every `Problem(...)` and `AuditProblem(...)` in the sources."""
+    """Code to message and remedy of every problem that the sources can report; the longest wording of each."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "training").rglob("*.py"))]
+    positions = _PROBLEM_POSITIONS | {name: place for tree in trees for name, place in _wrappers(tree)}
     found: dict[str, tuple[str, str]] = {}
-    for path in sorted((ROOT / "training").rglob("*.py")):
-        for call in _problem_calls(ast.parse(path.read_text(encoding="utf-8"))):
-            texts = [_text(argument) for argument in call.args] + [
-                _text(keyword.value) for keyword in call.keywords if keyword.arg in ("message", "remedy", "fix")
-            ]
-            code = texts[0]
-            if code and code.replace("_", "").isalnum() and code not in found:
-                sentences = [text for text in texts[1:] if text and " " in text]
-                found[code] = (sentences[0] if sentences else "", sentences[1] if len(sentences) > 1 else "")
+    for function in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        texts = _local_texts(function)
+        for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
+            name = call.func.id if isinstance(call.func, ast.Name) else ""
+            if name not in positions:
+                continue
+            code, message, remedy = (_argument(call, place, texts) for place in positions[name])
+            if code.replace("_", "").isalpha() and len(message) >= len(found.get(code, ("", ""))[0]):
+                found[code] = (message, remedy or found.get(code, ("", ""))[1])
     return found
 
 
-def _problem_calls(tree: ast.AST) -> Iterator[ast.Call]:
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id in ("Problem", "AuditProblem")
-            and node.args
-        ):
-            yield node
+def _wrappers(tree: ast.AST) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    """Functions that are handed the code and report it: their name, and where code, message and remedy are handed over."""
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        names = [argument.arg for argument in function.args.args]
+        if "code" in names and any(isinstance(node, ast.Name) and node.id == "Problem" for node in ast.walk(function)):
+            message = next((name for name in ("message", "actual") if name in names), "code")
+            yield (
+                function.name,
+                (names.index("code"), names.index(message), names.index("remedy") if "remedy" in names else -1),
+            )
 
 
-def _text(node: ast.expr) -> str:
-    """A string literal, with `...` for what is filled in."""
+def _argument(call: ast.Call, place: int, texts: dict[str, str]) -> str:
+    if not 0 <= place < len(call.args):
+        return ""
+    return _text(call.args[place], texts)
+
+
+def _local_texts(function: ast.FunctionDef) -> dict[str, str]:
+    """Texts that a function gives names to before it uses them."""
+    assignments = (
+        node for node in ast.walk(function) if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    )
+    return {node.targets[0].id: _text(node.value, {}) for node in assignments if isinstance(node.targets[0], ast.Name)}
+
+
+def _text(node: ast.expr, texts: dict[str, str]) -> str:
+    """A string, with `...` for what is filled in; empty if it is made elsewhere."""
+    if isinstance(node, ast.Name):
+        return texts.get(node.id, "")
     if isinstance(node, ast.Constant):
         return str(node.value) if isinstance(node.value, str) else ""
     if isinstance(node, ast.JoinedStr):
         return "".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values)
+    if isinstance(node, ast.IfExp):
+        return _text(node.body, texts) or _text(node.orelse, texts)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _text(node.left, texts) + _text(node.right, texts)
     return ""
 
 

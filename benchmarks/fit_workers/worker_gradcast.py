@@ -83,7 +83,7 @@ def main() -> None:
         )
         prepared = preparation.prepare(config)
         run = RunDirectory.create(prepared.config, Path("run"))
-        tracker = build_tracker(prepared.config, run)
+        tracker = build_tracker(prepared.config)
         tracker.start(reporting.describe_run(prepared, run))
         clock = StepClock(arguments.warm_up)
 

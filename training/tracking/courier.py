@@ -31,7 +31,7 @@ import training
 from models.errors import GradcastError
 from training.errors import TrackingError
 from training.tracking.environment import open_client, redact
-from training.tracking.sender import DEFAULT_INTERVAL_SECONDS, LOGGER, Sender, UnreachableError
+from training.tracking.sender import DEFAULT_INTERVAL_SECONDS, LOGGER, WAKE_SECONDS, Sender, UnreachableError
 from training.tracking.sink import MlflowSink
 from training.tracking.spool import Progress, Spool
 from training.tracking.tracker import RegisteredModel
@@ -145,7 +145,8 @@ class ProcessCourier(Courier):
         self._is_over = False
         self._changed = threading.Condition()
         self._tell({"uri": uri, "interval_seconds": interval_seconds})
-        threading.Thread(target=self._listen, name="gradcast-courier", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="gradcast-courier", daemon=True)
+        self._listener.start()
 
     def attach(self, spool: Spool) -> None:
         """Begin to send `spool`."""
@@ -155,10 +156,13 @@ class ProcessCourier(Courier):
     def wait_until(self, is_done: Callable[[], bool], deadline_seconds: float) -> bool:
         """Send at once and wait until `is_done`, for at most `deadline_seconds`."""
         deadline = time.monotonic() + deadline_seconds
+        next_wake = 0.0
         with self._changed:
-            while not is_done() and not self._is_over and (remaining := deadline - time.monotonic()) > 0:
-                self._tell({"wake": True})
-                self._changed.wait(min(remaining, 0.5))
+            while not is_done() and not self._is_over and (now := time.monotonic()) < deadline:
+                if now >= next_wake:
+                    self._tell({"wake": True})
+                    next_wake = now + WAKE_SECONDS
+                self._changed.wait(min(deadline - now, WAKE_SECONDS))
         return is_done()
 
     def registration(self, number: int) -> Outcome | None:
@@ -176,6 +180,7 @@ class ProcessCourier(Courier):
         except subprocess.TimeoutExpired:  # it hangs in a request; a repetition does no harm
             self._process.kill()
             self._process.wait()
+        self._listener.join(STOP_SECONDS)
 
     @property
     def problem(self) -> str | None:
@@ -191,10 +196,11 @@ class ProcessCourier(Courier):
                 self._process.stdin.flush()
 
     def _listen(self) -> None:
-        stream = self._process.stdout
-        for line in stream if stream is not None else ():
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                self._take(orjson.loads(line))
+        if (stream := self._process.stdout) is not None:
+            with stream:
+                for line in stream:
+                    with contextlib.suppress(ValueError, TypeError, KeyError):
+                        self._take(orjson.loads(line))
         with self._changed:
             self._is_over = True
             self._changed.notify_all()

@@ -22,8 +22,8 @@ MANIFEST = "bundle.json"
 BUNDLE_FOLDER = "artifacts/bundle"  # where an MLflow model keeps the artifact named `bundle`
 MAX_MANIFEST_BYTES = 64 * 2**20
 MAX_BUNDLE_BYTES = 2 * 2**30
-_FILE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def download_bundle(
@@ -130,7 +130,7 @@ def _read_hashes(where: str, content: bytes) -> dict[str, str]:
     except (ValueError, TypeError, KeyError, AttributeError):
         raise BundleError(f"{where}: {MANIFEST}", "JSON with the sha256 of every file", "not") from None
     for name, value in items.items():
-        if not _FILE_NAME.match(name) or name == MANIFEST or not _SHA256.match(str(value)):
+        if not _FILE_NAME.fullmatch(name) or name == MANIFEST or not _SHA256.fullmatch(str(value)):
             raise BundleError(f"{where}: {MANIFEST}", "plain file names with sha256 hashes", repr(name[:80]))
     if not items:
         raise BundleError(f"{where}: {MANIFEST}", "JSON with the sha256 of every file", "without any")
@@ -155,7 +155,7 @@ def _cached_directory(cache_directory: Path, entry: Path) -> Path | None:
         bundle = str(orjson.loads(entry.read_bytes())["bundle"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    if not _SHA256.match(bundle):
+    if not _SHA256.fullmatch(bundle):
         return None
     directory = cache_directory / "bundles" / bundle
     return directory if _is_intact(directory) else None

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +40,6 @@ def prepare_environment() -> None:
     """Set what MLflow reads at import; variables that are already set stay."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    warnings.filterwarnings("ignore", message=r"(?s).*input example was not provided", category=UserWarning)
 
 
 def resolve_uri(config: TrackingConfig) -> str:

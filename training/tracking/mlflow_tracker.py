@@ -24,7 +24,7 @@ from training.tracking.tracker import RegisteredModel, RegistrationRequest, RunD
 START_DEADLINE_SECONDS = 60.0
 RUN_ID_DEADLINE_SECONDS = 20.0
 REGISTER_DEADLINE_SECONDS = 120.0
-_JOB_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @final
@@ -233,7 +233,11 @@ class MlflowTracker(Tracker):
 def _open_spool(spool_directory: Path, job_id: str) -> Spool:
     """The spool of a job, continued if it is there; a fresh one beside it while another process is sending the old one."""
     spool = Spool(spool_directory / job_id)
-    if not (spool.try_lock() and spool.try_lock("sender.lock")):
+    try:
+        is_free = spool.try_lock() and spool.try_lock("sender.lock")
+    except FileNotFoundError:  # the sender of a killed predecessor has just finished and taken it away
+        is_free = False
+    if not is_free:
         spool.close()
         spool = Spool(spool_directory / f"{job_id}.{uuid.uuid4().hex[:8]}")
         spool.try_lock()
@@ -253,7 +257,7 @@ def _safe_job_id(job_id: str | None) -> str:
     """The job's identity as it may stand in a file name and a query."""
     if job_id is None:
         return uuid.uuid4().hex
-    if _JOB_ID.match(job_id) and ".." not in job_id:
+    if _JOB_ID.fullmatch(job_id) and ".." not in job_id:
         return job_id
     return hashlib.sha256(job_id.encode()).hexdigest()[:32]
 

@@ -79,22 +79,44 @@ def _timestamp_type(manifest: Mapping[str, Any]) -> DataType:
 
 
 def read_input_example(bundle: Path, manifest: Mapping[str, Any]) -> pd.DataFrame | None:
-    """A request that works: the stored context of the first series, if the bundle keeps it and it is not too long."""
+    """A request that works: the stored context of the first series, and rows that carry its covariates into the future.
+
+    Args:
+        bundle: The bundle's directory.
+        manifest: Content of its `bundle.json`.
+
+    Returns:
+        None if the bundle keeps no context, or too long a one for an example.
+    """
     path = bundle / "context.parquet"
     if not path.is_file():
         return None
-    names = [spec.name for spec in build_signature(manifest).inputs.inputs]
     stored = pd.read_parquet(path)
-    if not {"unique_id", "ds", "y"} <= set(stored.columns):
+    stored["unique_id"] = stored["unique_id"].astype(str)
+    known = stored[stored["unique_id"] == stored["unique_id"].iloc[0]] if len(stored) else stored
+    if not 0 < len(known) <= MAX_EXAMPLE_ROWS:
         return None
-    example = stored[stored["unique_id"] == stored["unique_id"].iloc[0]] if len(stored) else stored
-    if not 0 < len(example) <= MAX_EXAMPLE_ROWS:
-        return None
-    example = example[[name for name in names if name in example.columns]].reset_index(drop=True)
-    example["unique_id"] = example["unique_id"].astype(str)
+    columns: Mapping[str, Any] = manifest.get("columns", {})
+    example = pd.concat([known, _future_rows(known, manifest)], ignore_index=True) if columns.get("futr_exog") else known
+    numbers = example.columns[example.dtypes == "float32"]
+    example = example.astype(dict.fromkeys(numbers, "float64")).reset_index(drop=True)
     if manifest.get("timezone"):
-        example["ds"] = [timestamp.isoformat() for timestamp in pd.to_datetime(example["ds"])]
+        example["ds"] = [timestamp.isoformat() for timestamp in pd.DatetimeIndex(example["ds"])]
     return example
+
+
+def _future_rows(known: pd.DataFrame, manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """Rows of the horizon with the last covariates repeated; `y` and what is known for the past only are missing."""
+    horizon, freq, last = int(manifest["network"]["horizon"]), str(manifest["freq"]), known["ds"].iloc[-1]
+    future = known.iloc[[-1] * horizon].reset_index(drop=True)
+    if manifest.get("time_kind") == "integer":
+        future["ds"] = [last + int(freq) * (step + 1) for step in range(horizon)]
+    else:
+        future["ds"] = pd.date_range(last, periods=horizon + 1, freq=freq)[1:].astype(known["ds"].dtype)
+    future["y"] = float("nan")
+    for name in manifest["columns"].get("hist_exog", ()):
+        future[name] = None
+    return future
 
 
 set_model(GradcastForecaster())

@@ -9,9 +9,9 @@ from typing import Any
 
 from training.errors import ConfigurationError, ModelNotFoundError, Problem
 
-_NAME = re.compile(r"^[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,126}[A-Za-z0-9_-])?$")
-_ALIAS = re.compile(r"^[A-Za-z][A-Za-z0-9_-]{0,99}$")
-_RESERVED_ALIAS = re.compile(r"^(?:latest|v\d+)$", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,126}[A-Za-z0-9_-])?")
+_ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
+_RESERVED_ALIAS = re.compile(r"(?:latest|v\d+)", re.IGNORECASE)
 _MAX_VERSION_DIGITS = 9
 NAME_RULE = "1 to 128 letters, digits, spaces, dots, dashes or underscores, beginning with a letter or digit"
 
@@ -98,7 +98,7 @@ class RegistryEntry:
 
 def is_model_name(name: str) -> bool:
     """Whether `name` may be registered; nothing that could be read as a path may."""
-    return bool(_NAME.match(name)) and ".." not in name
+    return bool(_NAME.fullmatch(name)) and ".." not in name
 
 
 def validate_model_name(name: str, where: str = "tracking.model_name") -> None:
@@ -117,7 +117,7 @@ def validate_alias(alias: str, where: str = "tracking.alias") -> None:
     Raises:
         ConfigurationError: With the rule.
     """
-    if not _ALIAS.match(alias) or _RESERVED_ALIAS.match(alias):
+    if not _ALIAS.fullmatch(alias) or _RESERVED_ALIAS.fullmatch(alias):
         rule = "a letter, then letters, digits, dashes or underscores, at most 100, and neither `latest` nor `v1`"
         raise ConfigurationError([Problem("config_invalid", where, f"must be {rule} (is {alias[:80]!r}).")])
 
@@ -133,7 +133,7 @@ def parse_reference(reference: str) -> ModelReference:
     if not at:
         name, slash, version = reference.partition("/")
     is_possible = is_model_name(name)
-    is_possible &= not at or bool(_ALIAS.match(alias))
+    is_possible &= not at or bool(_ALIAS.fullmatch(alias))
     is_possible &= not slash or (version.isascii() and version.isdigit() and 0 < len(version) <= _MAX_VERSION_DIGITS)
     if not is_possible:
         raise ModelNotFoundError("model", "`name`, `name@alias` or `name/version`", repr(reference[:80]))

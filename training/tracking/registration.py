@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,9 @@ import orjson
 
 import models
 import training
-from training.tracking.environment import error_code, open_client, prepare_environment
+from training.tracking.environment import error_code, open_client, prepare_environment, summarize
 from training.tracking.history import record_champion
+from training.tracking.sender import RejectedError
 from training.tracking.spool import SpoolEvent
 from training.tracking.tracker import CHAMPION, RegisteredModel
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 EVENT_TAG, HEALTHY_TAG = "gradcast.registration", "gradcast.healthy"
 MODEL_SCRIPT = Path(__file__).with_name("pyfunc_model.py")
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "safetensors", "torch")
+_FORECASTING_PARTS = ("__init__.py", "config.py", "errors.py", "forecasting.py", "data")
 _MAX_LOGGED_MODEL_TAG = 250
 
 
@@ -41,6 +45,8 @@ def register_bundle(uri: str, run_id: str, bundle: Path, event: SpoolEvent) -> R
     Returns:
         The version, with the aliases it was given.
     """
+    if not (bundle / "bundle.json").is_file():
+        raise RejectedError("the directory holds no bundle.json")
     client = open_client(uri)
     name, note, is_healthy = str(event.payload["name"]), str(event.payload["note"]), bool(event.payload["healthy"])
     identity = f"{run_id}:{event.payload['identity']}"
@@ -125,7 +131,12 @@ def _log_model(client: MlflowClient, run_id: str, bundle: Path, identity: str) -
     if str(model.status) != "READY":
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder) / "model"
-            save_pyfunc(directory, bundle, run_id=run_id, model_id=model.model_id)
+            try:
+                save_pyfunc(directory, bundle, run_id=run_id, model_id=model.model_id)
+            except OSError:
+                raise
+            except Exception as error:  # nothing here depends on a server: it would fail again
+                raise RejectedError(f"no MLflow model can be made of the bundle: {summarize(error)}") from error
             client.log_model_artifacts(model.model_id, str(directory))
         client.finalize_logged_model(model.model_id, "READY")
     outputs = run.outputs.model_outputs if run.outputs is not None else []
@@ -144,13 +155,14 @@ def save_pyfunc(directory: Path, bundle: Path, run_id: str | None = None, model_
         model_id: Logged model it becomes.
     """
     prepare_environment()
-    import mlflow.pyfunc
-    from mlflow.models import Model
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow warns about type hints in its own modules
+        import mlflow.pyfunc
+        from mlflow.models import Model
 
-    from training.tracking import pyfunc_model
+        from training.tracking import pyfunc_model
 
-    manifest = orjson.loads((bundle / "bundle.json").read_bytes())
-    with tempfile.TemporaryDirectory() as folder:
+        manifest = orjson.loads((bundle / "bundle.json").read_bytes())
         # The artifact's folder is named after the directory it is copied from.
         source = Path(folder) / "bundle"
         shutil.copytree(bundle, source)
@@ -164,6 +176,7 @@ def save_pyfunc(directory: Path, bundle: Path, run_id: str | None = None, model_
             input_example=pyfunc_model.read_input_example(source, manifest),
             mlflow_model=Model(run_id=run_id, model_id=model_id),
         )
+        _write_strict_json(directory)
 
 
 def pinned_requirements() -> list[str]:
@@ -176,19 +189,24 @@ def pinned_requirements() -> list[str]:
 
 
 def _copy_code(target: Path) -> list[str]:
-    """Copy the source files a pyfunc imports: networks, bundle, and the pipeline without its tracking and command line."""
-    for package in (models, training):
+    """Copy the source files a pyfunc imports: all of `models`, and of `training` what `forecasting` needs."""
+    for package, parts in ((models, ("",)), (training, _FORECASTING_PARTS)):
         root = Path(next(iter(package.__path__)))
-        for source in _source_files(root):
-            destination = target / root.name / source.relative_to(root)
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, destination)
+        for part in parts:
+            path = root / part
+            for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+                destination = target / root.name / source.relative_to(root)
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, destination)
     return [str(target / "models"), str(target / "training")]
 
 
-def _source_files(root: Path) -> Sequence[Path]:
-    left_out = {"tracking", "gradients", "__pycache__"}
-    return [path for path in sorted(root.rglob("*.py")) if not left_out & set(path.relative_to(root).parts)]
+def _write_strict_json(directory: Path) -> None:
+    # MLflow writes a missing value as NaN, which no other JSON reader accepts.
+    for name in ("input_example.json", "serving_input_example.json"):
+        path = directory / name
+        if path.is_file():
+            path.write_bytes(orjson.dumps(json.loads(path.read_bytes())))
 
 
 def version_summary(version: ModelVersion) -> Mapping[str, Any]:

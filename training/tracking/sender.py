@@ -14,6 +14,7 @@ from training.tracking.spool import Spool, SpoolEvent
 MAX_METRICS_PER_BATCH = 1000
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 15.0
 DEFAULT_INTERVAL_SECONDS = 1.0
+WAKE_SECONDS = 0.5
 LOGGER = logging.getLogger("gradcast.tracking")
 
 
@@ -155,14 +156,13 @@ class Sender(threading.Thread):
     def wait_until(self, is_done: Callable[[], bool], deadline_seconds: float) -> bool:
         """Send at once and wait until `is_done`, for at most `deadline_seconds`."""
         deadline = time.monotonic() + deadline_seconds
-        self._wake.set()
+        next_wake = 0.0
         with self._changed:
-            while not is_done() and self.is_alive():
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    break
-                self._changed.wait(min(remaining, 0.5))
-                self._wake.set()
+            while not is_done() and self.is_alive() and (now := time.monotonic()) < deadline:
+                if now >= next_wake:  # paced: an outage must not become a busy loop because somebody waits
+                    self._wake.set()
+                    next_wake = now + WAKE_SECONDS
+                self._changed.wait(min(deadline - now, WAKE_SECONDS))
         return is_done()
 
     def wake(self) -> None:

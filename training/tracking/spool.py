@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import orjson
 
@@ -88,7 +88,7 @@ class Spool:
         self.directory = directory
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._events_path = directory / "events.jsonl"
-        self._locks: dict[str, IO[str]] = {}
+        self._locks: dict[str, int] = {}
         self._events_fd: int | None = None
         self._write_lock = threading.Lock()
         self._num_synced_bytes = 0
@@ -99,21 +99,21 @@ class Spool:
         """Become the one process that writes (`lock`) or sends (`sender.lock`); False if another one is. Ends on any exit."""
         if kind in self._locks:
             return True
-        lock_file = (self.directory / kind).open("a+")
+        descriptor = os.open(self.directory / kind, os.O_RDWR | os.O_CREAT, 0o600)
         if fcntl is not None:
             try:
-                fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                lock_file.close()
+                os.close(descriptor)
                 return False
-        self._locks[kind] = lock_file
+        self._locks[kind] = descriptor
         self.progress = self.read_progress()
         return True
 
     def unlock(self, kind: LockKind) -> None:
         """Let go of one lock."""
-        if (lock_file := self._locks.pop(kind, None)) is not None:
-            lock_file.close()
+        if (descriptor := self._locks.pop(kind, None)) is not None:
+            os.close(descriptor)
 
     def open_for_append(self) -> None:
         """Prepare for writing: the torn last line of a killed process is cut off.
@@ -249,8 +249,8 @@ class Spool:
             if self._events_fd is not None:
                 os.close(self._events_fd)
                 self._events_fd = None
-        for lock_file in self._locks.values():
-            lock_file.close()
+        for descriptor in self._locks.values():
+            os.close(descriptor)
         self._locks.clear()
 
     def remove(self) -> None:

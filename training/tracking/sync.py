@@ -104,7 +104,11 @@ def sync(spool_directory: Path | None = None, uri: str | None = None) -> SyncRep
 
 def _sync_spool(path: Path, target: str | None) -> SyncedRun | None:
     spool = Spool(path)
-    if not (spool.try_lock() and _wait_for_sender(spool)):
+    try:
+        is_ours = spool.try_lock() and _wait_for_sender(spool)
+    except FileNotFoundError:  # its sender has just finished and taken it away
+        return None
+    if not is_ours:
         spool.close()
         return SyncedRun(path.name, spool.progress.run_id, 0, _num_waiting(spool), 0, "running")
     try:
