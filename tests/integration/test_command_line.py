@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from training.cli import main
+from training.cli import build_parser, main
+from training.commands import serve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -86,3 +87,13 @@ def test_a_users_mistake_is_exit_code_2_and_a_sentence(
 def test_an_unhealthy_verdict_is_exit_code_4_when_asked(data: Path) -> None:
     """Ten steps at a rate that moves nothing leave a model worse than a linear one."""
     assert train(data, "--no-register", "--fail-on", "unhealthy", "--set", "optimizer.learning_rate=1e-9")[0] == 4
+
+
+def test_a_flag_beats_the_environment_of_the_service_and_its_absence_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container says GRADCAST_HOST=0.0.0.0; `gradcast serve` without --host must not turn that back to loopback."""
+    monkeypatch.setenv("GRADCAST_HOST", "0.0.0.0")
+    monkeypatch.setenv("GRADCAST_PORT", "9000")
+    kept = serve.service_environment(build_parser("serve").parse_args(["serve"]))
+    assert (kept["GRADCAST_HOST"], kept["GRADCAST_PORT"]) == ("0.0.0.0", "9000")
+    given = serve.service_environment(build_parser("serve").parse_args(["serve", "--host", "::1", "--port", "0"]))
+    assert (given["GRADCAST_HOST"], given["GRADCAST_PORT"]) == ("::1", "0")

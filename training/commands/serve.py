@@ -26,8 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", action="append", metavar="NAME", help="registered model to serve (repeatable; default: all)"
     )
     what.add_argument("--bundle", metavar="DIR", help="bundle directory to serve instead of a registry")
-    parser.add_argument("--host", default=DEFAULT_HOST, help=f"address to listen on (default: {DEFAULT_HOST})")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"port to listen on (default: {DEFAULT_PORT})")
+    # No defaults here: a flag that was not given must not beat GRADCAST_HOST and GRADCAST_PORT of the environment.
+    parser.add_argument("--host", help=f"address to listen on (default: GRADCAST_HOST, else {DEFAULT_HOST})")
+    parser.add_argument("--port", type=int, help=f"port to listen on (default: GRADCAST_PORT, else {DEFAULT_PORT})")
     add_tracking_argument(parser)
     parser.epilog = (
         "Everything else is a setting in the environment: GRADCAST_MAX_QUEUE_WINDOWS and so on, see docs/serving.md."
@@ -44,7 +45,7 @@ def service_environment(options: argparse.Namespace) -> dict[str, str]:
     """Environment of the service's process: its settings, as flags or already there."""
     given = {
         "GRADCAST_HOST": options.host,
-        "GRADCAST_PORT": str(options.port),
+        "GRADCAST_PORT": None if options.port is None else str(options.port),
         "GRADCAST_MODELS": ",".join(options.model or ()),
         "GRADCAST_BUNDLE": options.bundle,
         "GRADCAST_TRACKING_URI": options.tracking_uri,

@@ -41,13 +41,16 @@ def run(options: argparse.Namespace) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    dashboard = dashboard_command(uri, options.host, options.dashboard_port)
+    environment = serve.service_environment(options)
+    host = environment.get("GRADCAST_HOST", serve.DEFAULT_HOST)
+    port = environment.get("GRADCAST_PORT", serve.DEFAULT_PORT)
+    dashboard = dashboard_command(uri, host, options.dashboard_port)
     processes = {
-        "service": subprocess.Popen(serve.SERVICE_COMMAND, env=serve.service_environment(options)),  # noqa: S603  our own interpreter, no shell
+        "service": subprocess.Popen(serve.SERVICE_COMMAND, env=environment),  # noqa: S603  our own interpreter, no shell
         "dashboard": subprocess.Popen(dashboard, env=dashboard_environment()),  # noqa: S603  our own interpreter, no shell
     }
-    print(f"service    http://{options.host}:{options.port}/docs", file=sys.stderr)
-    print(f"dashboard  http://{options.host}:{options.dashboard_port}", file=sys.stderr)
+    print(f"service    http://{host}:{port}/docs", file=sys.stderr)
+    print(f"dashboard  http://{host}:{options.dashboard_port}", file=sys.stderr)
     try:
         while not stopping:
             for name, process in processes.items():
