@@ -52,7 +52,12 @@ def _verdict_section(verdict: Verdict) -> str:
             settings = " ".join(f"--set {key}={value}" for key, value in remedy.set.items())
             lines.append(f"  - Remedy: {remedy.why}: `{settings}`")
     if not verdict.findings:
-        lines.append("Every layer received a finite gradient to the end, and the forecasts beat doing nothing.")
+        lines.append(
+            "No rule found a fault: every weight matrix received a finite gradient, the loss did not diverge, and the "
+            "validation error is at most a tenth above a linear model's wherever that beats the naive forecast."
+        )
+    if verdict.reach_steps is None:
+        lines.append("\nHow far the gradient reaches back in time was not measured.")
     return "\n".join(lines)
 
 

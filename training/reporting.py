@@ -163,7 +163,7 @@ def log_outcome(
     """Tell the tracking store how the run ended, and give it the files."""
     metrics = finite_metrics(backtests)
     for name, scores in baseline_metrics(backtests).items():
-        metrics |= {f"baseline/{name}/{key.replace('/', '_')}": value for key, value in scores.items()}
+        # The other scores of the baselines are in the card and the bundle: in the dashboard they would bury the run's own.
         metrics[f"baseline/{name}/mae"] = scores.get("test/mae", scores.get("val/mae"))
     tracker.log_metrics({key: value for key, value in metrics.items() if value is not None}, state.step)
     tracker.log_tags(verdict_tags(verdict))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from training.config import TrainingConfig, load_config
 from training.errors import CheckpointError, NumericalError
 from training.loop import FitInterruptedError
 from training.run_directory import RunDirectory
+from training.tracking.tracker import _NoopTracker
 
 ARCHITECTURES = ("linear", "rnn", "gru", "lstm")
 
@@ -250,3 +252,40 @@ def test_an_existing_run_is_not_overwritten(data: Path) -> None:
     pipeline.train(config, output=Path("run"))
     with pytest.raises(CheckpointError, match="--resume run"):
         pipeline.train(config, output=Path("run"))
+
+
+class RecordingTracker(_NoopTracker):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, list[int]] = {}
+        self.note = ""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        for name in metrics:
+            self.metrics.setdefault(name, []).append(step)
+
+    def log_note(self, markdown: str) -> None:
+        self.note = markdown
+
+
+def test_the_dashboard_gets_the_names_of_the_contract_and_not_many_more(data: Path) -> None:
+    """Norms per layer, matrix and gate; one error per baseline; at most 60 keys in all; and no claim of a reach."""
+    tracker = RecordingTracker()
+    pipeline.train(config_for(data, "data.test_size=24"), tracker=tracker, output=Path("run"))
+    names = set(tracker.metrics)
+    gates = {f"grad_norm/lstm.0.weight_hh.{gate}" for gate in ("input", "forget", "cell", "output")}
+    layers = {f"{kind}/{layer}" for kind in ("grad_norm", "update_ratio") for layer in ("lstm.0", "decoder", "head")}
+    assert names >= gates | layers | {
+        "loss/train",
+        "loss/val",
+        "val/mae",
+        "val/coverage_80",
+        "test/mase",
+        "grad_clip/fraction",
+    }
+    baselines = {f"baseline/{name}/mae" for name in ("naive", "seasonal_naive", "linear")}
+    assert {name for name in names if name.startswith("baseline/")} == baselines
+    assert len(names) <= 60
+    assert all(len(steps) == len(set(steps)) for steps in tracker.metrics.values()), "no point is logged twice"
+    assert "reaches back in time was not measured" in tracker.note
