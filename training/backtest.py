@@ -71,7 +71,7 @@ class BacktestResult:
 
         `mae`, `rmse`, `crps` have the unit of y, `smape` is 0 to 200, coverages are shares; NaN where undefined.
         """
-        scores = self._point_scores(self.point)
+        scores = self.point_scores(self.point)
         scores["wql"] = metrics.wql(self.y, self.quantiles, self.quantile_levels, self.observed)
         scores["crps"] = metrics.crps(self.y, self.quantiles, self.quantile_levels, self.observed)
         for percent, (lower, upper) in metrics.central_intervals(self.quantile_levels).items():
@@ -83,7 +83,7 @@ class BacktestResult:
     def baselines(self) -> dict[str, dict[str, float]]:
         """Scores per baseline. Its one forecast stands for every quantile: wql is sum|e| / sum|y|, crps the MAE."""
         size = metrics.absolute_mean(self.y, self.observed)
-        scored = {name: self._point_scores(forecast) for name, forecast in self.baseline_forecasts.items()}
+        scored = {name: self.point_scores(forecast) for name, forecast in self.baseline_forecasts.items()}
         for scores in scored.values():
             scores["wql"] = scores["mae"] / size if size > 0.0 else float("nan")
             scores["crps"] = scores["mae"]
@@ -99,7 +99,8 @@ class BacktestResult:
         """Forecast series left out of MASE and RMSSE: no usable scale in their training rows, or no real target."""
         return len(np.unique(self.origins.series)) - self.num_scored_series
 
-    def _point_scores(self, forecast: Float[np.ndarray, "W H"]) -> dict[str, float]:
+    def point_scores(self, forecast: Float[np.ndarray, "W H"]) -> dict[str, float]:
+        """mae, rmse, smape, mase and rmsse of any point forecast of the same windows."""
         y, mask, series = self.y, self.observed, self.origins.series
         return {
             "mae": metrics.mae(y, forecast, mask),

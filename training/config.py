@@ -172,7 +172,11 @@ class GradientsConfig(_Section):
     need_steps: int | None = Field(default=None, ge=1)
     """How far back the data is known to reach, in steps; null = estimated."""
     on_fault: Literal["warn", "stop", "heal"] = "warn"
-    """What a fault does to the run."""
+    """What a fault does to the run: say so, end it early, or try the remedies as child runs and keep what helps."""
+    heal_attempts: int = Field(default=4, ge=1)
+    """Child runs that healing may try."""
+    heal_seconds: float | None = Field(default=None, gt=0)
+    """Healing begins no further child run after so many seconds; null = no limit."""
 
 
 class TrackingConfig(_Section):

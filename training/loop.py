@@ -31,6 +31,7 @@ from training.config import FitConfig, OptimizerConfig
 from training.data.windows import TrainingWindows, WindowBatch, WindowStore
 from training.errors import NumericalError
 from training.gradients.forensics import locate_non_finite
+from training.gradients.monitor import NOOP_MONITOR, GradientMonitor, dashboard_metrics
 from training.gradients.norms import GradientNorms, clip_, total_norm, validate_finite_gradient
 from training.gradients.readings import Readings
 from training.gradients.schedule import Schedule
@@ -184,6 +185,8 @@ class Fit:
         tracker: Where metrics go.
         progress: What the user sees.
         stop_requested: Asked after every step; True ends the fit with a checkpoint.
+        monitor: Instruments beside the step.
+        is_hopeless: Asked after every check; True ends the fit as if its budget were used up.
     """
 
     def __init__(
@@ -198,10 +201,12 @@ class Fit:
         tracker: Tracker,
         progress: FitProgress,
         stop_requested: Callable[[], bool] = lambda: False,
+        monitor: GradientMonitor = NOOP_MONITOR,
+        is_hopeless: Callable[[FitState], bool] = lambda _state: False,
     ) -> None:
         self.forecaster, self.data, self.loss_function, self.fit = forecaster, data, loss_function, fit
         self.schedule, self.directory, self.tracker, self.progress = schedule, directory, tracker, progress
-        self.stop_requested = stop_requested
+        self.stop_requested, self.monitor, self.is_hopeless = stop_requested, monitor, is_hopeless
         self.device = next(forecaster.parameters()).device
         self.optimizer = build_optimizer(optimizer, forecaster.parameters(), self.device)
         self.rates = LearningRateSchedule(optimizer, fit.max_steps)
@@ -232,6 +237,8 @@ class Fit:
                 self.state.fit_seconds += time.perf_counter() - started
                 if self._is_check(self.state.step):
                     self._check()
+                    if self.is_hopeless(self.state):
+                        break
                 if self.stop_requested():
                     self._write_last()
                     raise FitInterruptedError
@@ -285,18 +292,23 @@ class Fit:
         self.state.step = step
         if logged:
             self._log(step, rate)
+        if self.monitor.is_due(step):
+            self._look(step)
 
     def _log(self, step: int, rate: float) -> None:
         losses, norms, clips = (torch.stack(column).cpu() for column in zip(*self._recent, strict=True))
         self._recent = []
         leaf_norms = norms[-1].tolist()
+        peak = torch.linalg.vector_norm(norms, dim=1).max().item()
         metrics = {"loss/train": losses.double().mean().item(), "learning_rate": rate}
-        metrics |= self.gradient_norms.named(leaf_norms) | self.update_ratio.after_step()
+        ratios, sizes = self.update_ratio.after_step()
+        metrics |= self.gradient_norms.named(leaf_norms) | ratios
         if self.fit.max_grad_norm:
             metrics["grad_clip/fraction"] = (clips < 1).double().mean().item()
             metrics["grad_clip/coefficient"] = clips.median().item()
         metrics["speed/windows_per_second"] = self._speed()
-        self.state.readings.add(step, metrics | self.gradient_norms.leaf_named(leaf_norms))
+        unsent = self.gradient_norms.leaf_named(leaf_norms) | sizes | {"grad_norm/peak": peak}
+        self.state.readings.add(step, metrics | unsent)
         self.tracker.log_metrics(metrics, step)
         shown = {
             "loss": metrics["loss/train"],
@@ -304,6 +316,15 @@ class Fit:
             "windows_per_second": self._speed(),
         }
         self.progress.update(step, shown)
+
+    def _look(self, step: int) -> None:
+        """Measure what the step itself does not show; part of the fit's time."""
+        readings = self.monitor.measure(step)
+        self.state.readings.add(step, readings)
+        self.tracker.log_metrics(dashboard_metrics(readings), step)
+        reach = [value for name, value in readings.items() if name.startswith("grad_reach/") and "ratio" not in name]
+        if reach:
+            self.progress.update(step, {"reach": reach[-1]})
 
     def _speed(self) -> float:
         return (self.state.step * self.fit.batch_size) / max(self.state.fit_seconds, 1e-9)
@@ -328,8 +349,8 @@ class Fit:
             if losses
             else {"val_loss": val_loss}
         )
-        _, totals = state.readings.series("grad_norm/total")
-        self.progress.check(state.step, shown | ({"grad_norm": totals[-1]} if totals else {}))
+        total = state.readings.last("grad_norm/total")
+        self.progress.check(state.step, shown | ({"grad_norm": total} if total is not None else {}))
 
     def _write_last(self) -> None:
         tensors = network_tensors(self.forecaster) | optimizer_tensors(self.optimizer)

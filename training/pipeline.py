@@ -10,13 +10,16 @@ from typing import Any
 
 from models.bundle import save_bundle
 from training.backtest import BacktestResult
-from training.checkpoint import LAST
+from training.checkpoint import LAST, read_checkpoint, restore_network
 from training.config import TrainingConfig
 from training.data.windows import TrainingWindows, validation_cutoffs
 from training.errors import NumericalError
-from training.evaluation import baseline_metrics, evaluate, finite_metrics
+from training.evaluation import baseline_metrics, finite_metrics
+from training.gradients.evidence import Evidence
 from training.gradients.schedule import logging_schedule, never
-from training.gradients.verdict import Finding, Outcome, Remedy, Verdict, conclude
+from training.gradients.verdict import Finding, Remedy, Verdict
+from training.healing import Healing
+from training.judgement import Judge, build_monitor, build_probe, build_watch
 from training.loop import Fit, FitData, FitInterruptedError, FitState
 from training.losses import build_loss
 from training.model_card import write_model_card
@@ -53,7 +56,9 @@ class TrainingResult:
         prepared: Data and configuration.
         state: Losses, norms and timing.
         backtests: Validation, and test if there is one.
-        verdict: What the gradients say.
+        verdict: What the gradients and the outcome say.
+        evidence: What it rests on.
+        note: The run's description.
         model: The registered version, if it was registered.
         num_unsent: Events that wait for `gradcast sync`.
     """
@@ -64,8 +69,11 @@ class TrainingResult:
     state: FitState
     backtests: dict[str, BacktestResult]
     verdict: Verdict
+    evidence: Evidence
+    note: str
     model: RegisteredModel | None = None
     num_unsent: int = 0
+    healing: Healing | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document of `train --json`."""
@@ -92,6 +100,26 @@ class TrainingResult:
         }
 
 
+@dataclass(frozen=True)
+class Parent:
+    """The run that a child run is meant to mend.
+
+    Attributes:
+        run_id: In the tracking store; None if it is not known.
+        job_id: Of its directory.
+        checkpoint: Weights to go on from; None = from scratch.
+    """
+
+    run_id: str | None
+    job_id: str
+    checkpoint: Path | None = None
+
+    def tags(self) -> dict[str, str]:
+        """What nests the child below its parent in the dashboard."""
+        nested = {} if self.run_id is None else {"mlflow.parentRunId": self.run_id}
+        return nested | {"gradcast.parent_job": self.job_id}
+
+
 def train(
     config: TrainingConfig,
     tracker: Tracker = NOOP_TRACKER,
@@ -100,8 +128,9 @@ def train(
     output: Path | None = None,
     resume: RunDirectory | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
+    parent: Parent | None = None,
 ) -> TrainingResult:
-    """Fit one model, log it, register it.
+    """Fit one model, judge it, log it, register it.
 
     Args:
         config: As the user wrote it, or the run's own when resuming.
@@ -111,6 +140,7 @@ def train(
         output: Directory of the run; None = a new one under `runs/`.
         resume: A run to continue.
         stop_requested: Asked after every step.
+        parent: The run this one is meant to mend; such a run is registered only if it is healthy.
 
     Returns:
         Everything there is to report.
@@ -125,9 +155,13 @@ def train(
         say(note)
     run = resume or RunDirectory.create(config, output)
     say(f"run directory {run.path}")
-    tracker.start(describe_run(prepared, run))
+    tracker.start(describe_run(prepared, run, parent.tags() if parent else {}))
+    if parent is not None and parent.checkpoint is not None:
+        restore_network(prepared.forecaster, read_checkpoint(parent.checkpoint)[0], parent.checkpoint)
     try:
         result = _train_tracked(prepared, run, tracker, progress, say, stop_requested, resume is not None)
+        if config.tracking.register_model and (parent is None or result.verdict.verdict == "healthy"):
+            result.model = _register(result, tracker)
     except FitInterruptedError:
         run.write_state(status="stopped")
         tracker.finish("KILLED")
@@ -151,31 +185,35 @@ def _train_tracked(
     resume: bool,
 ) -> TrainingResult:
     config = prepared.config
-    fit = build_fit(prepared, run, tracker, progress, stop_requested)
+    fit, judge = build_fit(prepared, run, tracker, progress, stop_requested)
     if resume and (run.checkpoints / LAST).exists():
         fit.resume()
         say(f"resumed at step {fit.state.step}")
     state = fit.run()
     say(f"fit ended at step {state.step}; best validation loss {state.best_val_loss:.4f} at step {state.best_step}")
-    backtests = evaluate(prepared)
-    verdict = judge(prepared, state, backtests)
+    backtests = judge.evaluation.run_all()
+    verdict, evidence = judge.judge(state, backtests)
     manifest = describe_bundle(prepared, backtests, verdict)
     name = config.tracking.model_name or "model"
     note = write_model_card(manifest, verdict, name, prepared.notes)
     save_bundle(run.bundle, prepared.forecaster, manifest, extra_files(prepared))
-    write_reports(prepared, run, state, backtests)
+    write_reports(prepared, run, state, backtests, verdict, evidence)
     log_outcome(tracker, run, state, backtests, verdict, note)
-    model = None
-    if config.tracking.register_model:
-        healthy = verdict.verdict == "healthy"
-        tags = verdict_tags(verdict) | {
-            "gradcast.version": gradcast_version(),
-            "data.fingerprint": prepared.panel.fingerprint,
-        }
-        model = tracker.register(
-            RegistrationRequest(name, run.bundle, alias=config.tracking.alias, healthy=healthy, tags=tags, note=note)
-        )
-    return TrainingResult(tracker.run_id, run.path, prepared, state, backtests, verdict, model)
+    return TrainingResult(tracker.run_id, run.path, prepared, state, backtests, verdict, evidence, note)
+
+
+def _register(result: TrainingResult, tracker: Tracker) -> RegisteredModel | None:
+    tracking = result.prepared.config.tracking
+    tags = verdict_tags(result.verdict) | {
+        "gradcast.version": gradcast_version(),
+        "data.fingerprint": result.prepared.panel.fingerprint,
+    }
+    healthy = result.verdict.verdict == "healthy"
+    bundle = RunDirectory(result.directory).bundle
+    name = tracking.model_name or "model"
+    return tracker.register(
+        RegistrationRequest(name, bundle, alias=tracking.alias, healthy=healthy, tags=tags, note=result.note)
+    )
 
 
 def build_fit(
@@ -184,8 +222,8 @@ def build_fit(
     tracker: Tracker,
     progress: FitProgress,
     stop_requested: Callable[[], bool] = lambda: False,
-) -> Fit:
-    """Put data, network, loss and instruments together into a fit."""
+) -> tuple[Fit, Judge]:
+    """Put data, network, loss and instruments together into a fit, and the judge of it beside them."""
     config, store = prepared.config, prepared.store
     windows = TrainingWindows(store, prepared.splits)
     validation = validation_cutoffs(prepared.splits, MAX_VALIDATION_WINDOWS)
@@ -194,22 +232,13 @@ def build_fit(
     data = FitData(store, windows, validation, floor, prepared.panel.ids)
     loss = build_loss(config.fit.loss, prepared.forecaster.config.output_levels, config.model.head)
     schedule = never if config.gradients.preset == "off" else logging_schedule
-    return Fit(
+    probe = build_probe(prepared, data, loss)
+    judge = Judge(prepared, probe)
+    fit = Fit(
         prepared.forecaster, data, loss, config.fit, config.optimizer, schedule, run.checkpoints, tracker, progress,
-        stop_requested,
+        stop_requested, build_monitor(prepared, probe), build_watch(judge),
     )  # fmt: skip
-
-
-def judge(prepared: Prepared, state: FitState, backtests: Mapping[str, BacktestResult]) -> Verdict:
-    """The verdict on a finished fit."""
-    result = backtests["val"]
-    outcome = Outcome(
-        val_mae=result.metrics["mae"],
-        baseline_mae={name: scores["mae"] for name, scores in result.baselines.items()},
-        step=state.step,
-    )
-    need = prepared.config.gradients.need_steps or prepared.config.data.season_length
-    return conclude(state.readings, outcome, need)
+    return fit, judge
 
 
 def _log_failure(tracker: Tracker, error: BaseException) -> None:

@@ -55,7 +55,7 @@ def plot_forecasts(result: BacktestResult, panel: Panel, max_series: int = 6) ->
     windows = _spread_windows(result, max_series)
     columns = 1 if len(windows) == 1 else 2
     rows = -(-len(windows) // columns)
-    figure = _figure(7.6 if columns == 1 else 5.4 * columns, 2.5 * rows + 0.75)
+    figure = build_figure(7.6 if columns == 1 else 5.4 * columns, 2.5 * rows + 0.75)
     axes = figure.subplots(rows, columns, squeeze=False).reshape(-1)
     for axis in axes[len(windows) :]:
         axis.remove()
@@ -63,7 +63,7 @@ def plot_forecasts(result: BacktestResult, panel: Panel, max_series: int = 6) ->
         _draw_window(axis, result, panel, int(window))
     for axis in axes[: len(windows) : columns]:
         axis.set_ylabel(panel.target, color=INK, fontsize=9)
-    _legend_on_top(figure, axes[0])
+    legend_on_top(figure, axes[0])
     return figure
 
 
@@ -86,9 +86,9 @@ def plot_losses(
     Returns:
         One panel; the axis is logarithmic where the losses span more than a factor of ten.
     """
-    figure = _figure(7.0, 3.6)
+    figure = build_figure(7.0, 3.6)
     axis = figure.subplots()
-    _style(axis)
+    style_axis(axis)
     axis.plot(train_steps, train_losses, color=SKY, linewidth=1.0, label="train")
     axis.plot(val_steps, val_losses, color=BLUE, linewidth=1.8, marker="o", markersize=3, label="validation")
     losses = np.asarray([*train_losses, *val_losses], dtype=np.float64)
@@ -96,7 +96,7 @@ def plot_losses(
     if len(losses) and losses.min() > 0.0 and losses.max() > 10.0 * losses.min():
         axis.set_yscale("log")
     _mark_best(axis, val_steps, val_losses, best_step)
-    _label_steps(axis, "Loss", "loss")
+    label_steps(axis, "Loss", "loss")
     axis.legend(frameon=False, fontsize=8.5, labelcolor=INK)
     return figure
 
@@ -114,16 +114,16 @@ def plot_grad_norms(
     Returns:
         One panel; `total` is drawn in ink.
     """
-    figure = _figure(7.0, 3.8)
+    figure = build_figure(7.0, 3.8)
     axis = figure.subplots()
-    _style(axis)
+    style_axis(axis)
     _draw_norms(axis, steps, norms)
     if max_grad_norm is not None:
         axis.axhline(
             max_grad_norm, color=FAINT, linewidth=1.0, linestyle=(0, (2, 2)), label=f"clip at {max_grad_norm:g}"
         )
-    _label_steps(axis, "Gradient norm per layer", "L2 norm before clipping")
-    _legend_beside(axis)
+    label_steps(axis, "Gradient norm per layer", "L2 norm before clipping")
+    legend_beside(axis)
     return figure
 
 
@@ -144,28 +144,28 @@ def plot_gate_norms(steps: Sequence[int], norms: Mapping[str, Sequence[float]]) 
     shown = dict(list(matrices.items())[:MAX_MATRICES])
     columns = 1 if len(shown) == 1 else 2 if len(shown) <= 8 else 4
     rows = max(1, -(-len(shown) // columns))
-    figure = _figure(max(6.0, 4.0 * columns), 2.2 * rows + 0.7)
+    figure = build_figure(max(6.0, 4.0 * columns), 2.2 * rows + 0.7)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).reshape(-1)
     for axis in axes[len(shown) :]:
         axis.remove()
     for axis, (matrix, gates) in zip(axes, shown.items(), strict=False):
-        _style(axis)
+        style_axis(axis)
         _draw_norms(axis, steps, gates)
-        _label_steps(axis, matrix)
+        label_steps(axis, matrix)
     omitted = f" ({len(shown)} of {len(matrices)} matrices)" if len(shown) < len(matrices) else ""
     figure.supxlabel(f"optimizer step{omitted}", fontsize=9, color=INK)
     figure.supylabel("L2 norm before clipping", fontsize=9, color=INK)
-    _legend_on_top(figure, axes[0])
+    legend_on_top(figure, axes[0])
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def build_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _style(axis: Axes) -> None:
+def style_axis(axis: Axes) -> None:
     axis.set_facecolor("white")
     axis.grid(True, axis="y", color=GRID, linewidth=0.7)
     axis.set_axisbelow(True)
@@ -176,7 +176,7 @@ def _style(axis: Axes) -> None:
     axis.tick_params(colors=INK, labelsize=8, length=3, color=FAINT)
 
 
-def _label_steps(axis: Axes, title: str, unit: str | None = None) -> None:
+def label_steps(axis: Axes, title: str, unit: str | None = None) -> None:
     if unit is not None:
         axis.set_xlabel("optimizer step", fontsize=9, color=INK)
         axis.set_ylabel(unit, fontsize=9, color=INK)
@@ -185,7 +185,7 @@ def _label_steps(axis: Axes, title: str, unit: str | None = None) -> None:
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
-def _legend_on_top(figure: Figure, axis: Axes) -> None:
+def legend_on_top(figure: Figure, axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
     columns = min(max(1, len(labels)), int(figure.get_figwidth() // 1.3))
     figure.legend(
@@ -193,7 +193,7 @@ def _legend_on_top(figure: Figure, axis: Axes) -> None:
     )
 
 
-def _legend_beside(axis: Axes) -> None:
+def legend_beside(axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
     axis.legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8.5, labelcolor=INK)
 
@@ -244,7 +244,7 @@ def _draw_window(axis: Axes, result: BacktestResult, panel: Panel, window: int) 
     history = slice(int(panel.offsets[series]) + first, int(panel.offsets[series]) + cutoff)
     known = np.where(panel.observed[history], panel.values[history], np.nan)
     actual = np.where(result.observed[window], result.y[window], np.nan)
-    _style(axis)
+    style_axis(axis)
     _draw_bands(axis, future, result, window)
     axis.plot(clock, np.concatenate([known, actual]), color=INK, linewidth=1.1, label="actual")
     if "seasonal_naive" in result.baseline_forecasts:

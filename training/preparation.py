@@ -19,6 +19,7 @@ from training.data.panel import Panel, load_panel
 from training.data.splits import Splits, build_splits
 from training.data.windows import WindowStore, covariate_statistics
 from training.errors import ConfigurationError, Problem
+from training.gradients.need import Need, estimate_need, need_windows
 
 # Errors of a nearly constant window are measured in at least this share of its series' standard deviation.
 SCALE_FLOOR_SHARE = 0.01
@@ -36,6 +37,7 @@ class Prepared:
         splits: Where training, validation and test rows end.
         store: Windows by index.
         forecaster: The network at its initialisation, on its device.
+        need: How far back the data pays; None for a network without recurrence, or without instruments.
         seconds: Time taken.
     """
 
@@ -45,6 +47,7 @@ class Prepared:
     splits: Splits
     store: WindowStore
     forecaster: Forecaster
+    need: Need | None
     seconds: float
 
     @property
@@ -81,8 +84,20 @@ def prepare(config: TrainingConfig) -> Prepared:
     forecaster = build_forecaster(NETWORK_CONFIG_ADAPTER.validate_python(network_description(config, panel)))
     forecaster.set_covariate_statistics(covariate_statistics(panel, splits))
     forecaster.to(device=device, dtype=DTYPES[config.fit.precision])
+    need = _estimate_need(config, panel, splits)
     seconds = time.perf_counter() - started
-    return Prepared(config, (*notes, *panel.notes, *splits.notes), panel, splits, store, forecaster, seconds)
+    return Prepared(config, (*notes, *panel.notes, *splits.notes), panel, splits, store, forecaster, need, seconds)
+
+
+def _estimate_need(config: TrainingConfig, panel: Panel, splits: Splits) -> Need | None:
+    if config.model.architecture == "linear" or config.gradients.preset == "off":
+        return None
+    context, horizon, season = config.model.context_length, config.model.horizon, config.data.season_length
+    assert context is not None and horizon is not None
+    wanted = max(context, 2 * (season or 1), 4 * horizon)
+    max_lag = max(min(wanted, int(np.median(np.diff(panel.offsets))) // 2), 1)
+    windows = need_windows(panel, splits, max_lag, horizon)
+    return estimate_need(windows, season, config.gradients.need_steps, config.fit.seed)
 
 
 def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:

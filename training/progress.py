@@ -120,6 +120,7 @@ def _sentence(values: dict[str, float]) -> str:
         ("val_loss", "val", ".4f"),
         ("grad_norm", "grad norm", ".3g"),
         ("windows_per_second", "windows/s", ",.0f"),
+        ("reach", "reach", ".0f"),
     )
     return "  ".join(f"{label} {values[key]:{form}}" for key, label, form in names if key in values)
 

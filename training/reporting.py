@@ -18,6 +18,7 @@ from training.data.context import write_context
 from training.data.panel import Panel
 from training.data.splits import Splits
 from training.evaluation import baseline_metrics, finite_metrics
+from training.gradients.evidence import Evidence
 from training.gradients.readings import Readings
 from training.gradients.verdict import Verdict
 from training.loop import FitState
@@ -27,8 +28,8 @@ from training.run_directory import RunDirectory
 from training.tracking.tracker import DatasetDescription, RunDescription, Tracker
 
 
-def describe_run(prepared: Prepared, run: RunDirectory) -> RunDescription:
-    """What the tracking store learns at the start."""
+def describe_run(prepared: Prepared, run: RunDirectory, tags: Mapping[str, str] | None = None) -> RunDescription:
+    """What the tracking store learns at the start; `tags` are added to the usual ones."""
     config, panel = prepared.config, prepared.panel
     source = Path(config.data.path or "")
     schema = {"unique_id": "id", "ds": "time", panel.target: "target"}
@@ -42,7 +43,7 @@ def describe_run(prepared: Prepared, run: RunDirectory) -> RunDescription:
     return RunDescription(
         experiment=config.tracking.experiment,
         run_name=config.tracking.run_name or f"{config.model.architecture} {config.tracking.model_name}",
-        tags={"gradcast.version": gradcast_version(), "data.fingerprint": panel.fingerprint} | _git_tags(),
+        tags={"gradcast.version": gradcast_version(), "data.fingerprint": panel.fingerprint} | _git_tags() | dict(tags or {}),
         params=params,
         dataset=DatasetDescription(
             name=source.name, source=source.name, digest=panel.fingerprint, num_rows=len(panel.values),
@@ -116,10 +117,18 @@ def extra_files(prepared: Prepared) -> dict[str, bytes]:
 
 
 def write_reports(
-    prepared: Prepared, run: RunDirectory, state: FitState, backtests: Mapping[str, BacktestResult]
+    prepared: Prepared,
+    run: RunDirectory,
+    state: FitState,
+    backtests: Mapping[str, BacktestResult],
+    verdict: Verdict,
+    evidence: Evidence,
 ) -> None:
-    """Write readings, figures and backtests into the run's directory."""
-    state.readings.write_parquet(run.path / "gradients" / "readings.parquet")
+    """Write readings, evidence, verdict, figures and backtests into the run's directory."""
+    gradients = run.path / "gradients"
+    state.readings.write_parquet(gradients / "readings.parquet")
+    (gradients / "evidence.json").write_text(evidence.model_dump_json(indent=1), encoding="utf-8")
+    (gradients / "verdict.json").write_text(verdict.model_dump_json(indent=1), encoding="utf-8")
     figures = run.path / "figures"
     figures.mkdir(exist_ok=True)
     for name, figure in fit_figures(prepared, state).items():

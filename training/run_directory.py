@@ -32,8 +32,7 @@ class RunDirectory:
         Raises:
             CheckpointError: If `output` already holds a run.
         """
-        name = f"{config.tracking.model_name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        run = cls(output or RUNS / name)
+        run = cls(output or default_path(config.tracking.model_name or "model"))
         if run.state_path.exists():
             raise CheckpointError(
                 str(run.path), "a new directory", "one with a run in it", f"Continue it: --resume {run.path}"
@@ -95,6 +94,16 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def attempts(self) -> Path:
+        """Child runs that tried to mend this one, numbered from 1."""
+        return self.path / "attempts"
+
+    @property
     def bundle(self) -> Path:
         """The deployable model."""
         return self.path / "bundle"
+
+
+def default_path(model_name: str) -> Path:
+    """A new name under `runs/`: model, time and a random ending."""
+    return RUNS / f"{model_name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

@@ -55,10 +55,10 @@ def run(options: argparse.Namespace) -> int:
     from training.allocator import keep_freed_memory
 
     keep_freed_memory()
-    from training import pipeline
     from training.config import TrackingConfig, load_config
     from training.data.shipped import shipped_path
     from training.loop import FitInterruptedError
+    from training.mending import train_and_heal
     from training.progress import build_progress
     from training.tracking.environment import resolve_uri
 
@@ -67,8 +67,8 @@ def run(options: argparse.Namespace) -> int:
     config = load_config(None, [*SETTINGS, *options.overrides], flags)
     _heading(f"1. train: gradcast train --data {data.name} " + " ".join(f"--set {setting}" for setting in SETTINGS))
     try:
-        result = pipeline.train(
-            config, tracker=train.build_tracker(config), progress=build_progress(quiet=False), say=_say,
+        result = train_and_heal(
+            config, train.build_tracker(config), train.build_tracker, build_progress(quiet=False), _say,
             stop_requested=train.StopRequest().requested,
         )  # fmt: skip
     except FitInterruptedError:

@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> int:
     config = read_config(options)
     if options.print_config:
         return _print_config(config)
-    from training import pipeline
     from training.loop import FitInterruptedError
+    from training.mending import train_and_heal
     from training.progress import build_progress
     from training.run_directory import RunDirectory
 
@@ -62,9 +62,9 @@ def run(options: argparse.Namespace) -> int:
     tell = say(options.quiet)
     stop = StopRequest()
     try:
-        result = pipeline.train(
-            config, tracker=build_tracker(config), progress=build_progress(options.quiet), say=tell,
-            output=options.output, resume=resume, stop_requested=stop.requested,
+        result = train_and_heal(
+            config, build_tracker(config), build_tracker, build_progress(options.quiet), tell, options.output, resume,
+            stop.requested,
         )  # fmt: skip
     except FitInterruptedError:
         print("gradcast train: stopped; continue with gradcast train --resume", file=sys.stderr)

@@ -32,11 +32,11 @@ class UpdateRatio:
         self._before = [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()
-    def after_step(self) -> dict[str, float]:
+    def after_step(self) -> tuple[dict[str, float], dict[str, float]]:
         """Compare with the weights before.
 
         Returns:
-            `update_ratio/<layer>`, dimensionless.
+            `update_ratio/<layer>`, dimensionless, and `weight_norm/<layer>` before the step.
         """
         moved = torch._foreach_norm(torch._foreach_sub([p.detach() for p in self.parameters], self._before))  # noqa: SLF001  the only fused form
         size = torch._foreach_norm(self._before)  # noqa: SLF001
@@ -47,4 +47,5 @@ class UpdateRatio:
             row = sums.setdefault(layer, [0.0, 0.0])
             row[0] += moved_square
             row[1] += size_square
-        return {f"update_ratio/{layer}": (row[0] ** 0.5) / (row[1] ** 0.5 + TINY) for layer, row in sums.items()}
+        ratios = {f"update_ratio/{layer}": (row[0] ** 0.5) / (row[1] ** 0.5 + TINY) for layer, row in sums.items()}
+        return ratios, {f"weight_norm/{layer}": row[1] ** 0.5 for layer, row in sums.items()}

@@ -1,0 +1,1 @@
+"""One function per rule: evidence and readings in, findings out."""

@@ -1,0 +1,96 @@
+"""Rules on whether anything was learned at all."""
+
+from __future__ import annotations
+
+import math
+
+from training.gradients.rules.case import Case, median, robust_sigma, smoothed
+from training.gradients.rules.remedies import GATED, more_steps, usual_rate
+from training.gradients.rules.thresholds import (
+    EARLIEST_SHARE,
+    OVERFIT_CHECKS,
+    OVERFIT_FACTOR,
+    OVERFIT_SIGMAS,
+    STILL_FALLING,
+    UNTRAINED_POINTS,
+)
+from training.gradients.verdict import Finding, Remedy
+
+# Share of a layer's parameters that must never have moved for the layer, and not a detail, to be the fault.
+NUM_FIFTHS = 5
+
+
+def untrained_parameter(case: Case) -> list[Finding]:
+    """A parameter that never received a gradient."""
+    findings = []
+    for name in case.readings.names("grad_norm/"):
+        norms = case.values(name)
+        if len(norms) >= UNTRAINED_POINTS and not any(norms):
+            where = name.removeprefix("grad_norm/")
+            message = f"{where} never received a gradient in {len(norms)} logged steps: it is not being trained"
+            remedy = Remedy(why="start where units are active", set={"model.initialization": "torch"} | usual_rate(case))
+            findings.append(case.finding("untrained_parameter", where, 0.0, 0.0, message, [remedy]))
+    return findings
+
+
+def overfitting(case: Case) -> list[Finding]:
+    """Validation rises from its own best, beyond its noise, while training goes on falling."""
+    steps, validation = case.readings.series("loss/val")
+    training = smoothed(case.values("loss/train"))
+    if len(validation) <= OVERFIT_CHECKS or len(training) < 2 * OVERFIT_CHECKS:
+        return []
+    best = min(validation)
+    position = validation.index(best)
+    after = validation[position + 1 :]
+    changes = [b - a for a, b in zip(validation, validation[1:], strict=False)]
+    limit = max(OVERFIT_FACTOR * best, best + OVERFIT_SIGMAS * robust_sigma(changes) if len(changes) > 4 else best)
+    rising = len(after) >= OVERFIT_CHECKS and min(after[-OVERFIT_CHECKS:]) > limit
+    if not (rising and training[-1] < training[len(training) // 2]):
+        return []
+    factor = min(after[-OVERFIT_CHECKS:]) / best
+    message = f"the validation loss rose {factor - 1:.0%} from its best at step {steps[position]} while training fell on"
+    hidden = case.setting("model.hidden_size") or 64
+    remedies = [
+        Remedy(
+            why="a smaller network that forgets at random",
+            set={"model.dropout": 0.3, "model.hidden_size": max(hidden // 2, 8), "optimizer.weight_decay": 0.1},
+        ),
+        Remedy(why="decay and dropout", set={"model.dropout": 0.2, "optimizer.weight_decay": 0.01}),
+    ]
+    return [case.finding("overfitting", "loss/val", factor, OVERFIT_FACTOR, message, remedies)]
+
+
+def never_learned(case: Case) -> list[Finding]:
+    """The outcome is bad and no other rule has said why; what the loss did decides what to try first."""
+    budget = case.setting("fit.max_steps") or case.evidence.step
+    if not case.skill.is_bad or case.evidence.step < EARLIEST_SHARE * budget and not case.evidence.best_step:
+        return []
+    still = _share_still_falling(case)
+    remedies = []
+    rate = case.setting("optimizer.learning_rate") or math.inf
+    plain = case.setting("optimizer.name") not in ("adam", "adamw", "nadam", "radam")
+    if plain or not 3e-4 <= rate <= 3e-3:
+        remedies.append(Remedy(why="a rate that adaptive optimizers usually train with", set=usual_rate(case)))
+    if still > STILL_FALLING:
+        remedies.insert(0 if not remedies else 1, more_steps(case))
+    if case.setting("model.architecture") not in GATED:
+        remedies.append(Remedy(why="gates carry a state unchanged", set={"model.architecture": "lstm", "model.initialization": "forget_bias"}))
+    if case.setting("model.scaler") != "standard":
+        remedies.append(Remedy(why="scale every window", set={"model.scaler": "standard"}))
+    if (case.setting("model.num_layers") or 1) > 1:
+        remedies.append(Remedy(why="fewer layers learn faster", set={"model.num_layers": 1}))
+    if not still > STILL_FALLING:
+        remedies.append(more_steps(case).model_copy(update={"why": "plateaus can end abruptly"}))
+    course = "was still falling" if still > STILL_FALLING else "lies on a plateau"
+    message = f"there is more to learn than was learned: {case.skill.sentence}; the training loss {course}"
+    return [case.finding("never_learned", "val/mae", case.skill.ratio, case.skill.threshold, message, remedies)]
+
+
+def _share_still_falling(case: Case) -> float:
+    """Share by which the last fifth of the training loss lies below the fifth before; NaN if there are too few points."""
+    losses = case.values("loss/train")
+    fifth = len(losses) // NUM_FIFTHS
+    if fifth < 2:
+        return math.nan
+    last, before = median(losses[-fifth:]), median(losses[-2 * fifth : -fifth])
+    return 1.0 - last / before if before > 0 else math.nan

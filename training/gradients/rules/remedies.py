@@ -1,0 +1,73 @@
+"""Changes of settings that several rules offer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from training.gradients.rules.case import Case
+from training.gradients.verdict import Remedy
+
+# An LSTM or GRU of torch's initialisation keeps a thousandth of its gradient to about this lag, one with a forget bias
+# of 1 to that (measured at 64 units; the table of reach in the tests).
+TORCH_REACH = 15
+FORGET_BIAS_REACH = 45
+GATED = ("lstm", "gru")
+GOOD_RATE = 1e-3
+
+
+def longer_memory(case: Case, need: int) -> list[Remedy]:
+    """Settings whose gradient reaches a need, the surest first.
+
+    Args:
+        case: The run.
+        need: Steps.
+
+    Returns:
+        A gated cell with chrono initialisation; shallower where the stack is deep; a shorter way where nothing else is
+        left.
+    """
+    settings: dict[str, Any] = {}
+    words = []
+    if case.setting("model.architecture") not in GATED:
+        settings["model.architecture"] = "lstm"
+        words.append("gates carry a state unchanged")
+    if need > TORCH_REACH or case.setting("model.forget_bias") is not None:
+        settings |= {"model.initialization": "chrono"} | _unset(case, "model.forget_bias", "model.init_gain")
+        words.append(f"chrono initialisation starts with time constants up to the context, {need} steps included")
+    if (case.setting("model.num_layers") or 1) > 2:
+        settings["model.num_layers"] = 1
+        words.append("one layer, so that depth does not weaken the gradient as well")
+    remedies = [Remedy(why="; ".join(words), set=settings)] if settings and not _is_set(case, settings) else []
+    if need <= FORGET_BIAS_REACH and settings.get("model.initialization") == "chrono":
+        milder = settings | {"model.initialization": "forget_bias"}
+        remedies.append(Remedy(why=f"a forget bias of 1 reaches about {FORGET_BIAS_REACH} steps", set=milder))
+    rate = case.setting("optimizer.learning_rate") or GOOD_RATE
+    more = {"fit.max_steps": 3 * (case.setting("fit.max_steps") or case.evidence.step)}
+    if rate != GOOD_RATE or case.setting("optimizer.name") == "sgd":
+        more |= usual_rate(case)
+    remedies.append(Remedy(why="memory that is there at the start still takes long to be used", set=settings | more))
+    return remedies
+
+
+def usual_rate(case: Case) -> dict[str, Any]:
+    """The optimizer and rate that recurrent forecasters usually train with."""
+    settings: dict[str, Any] = {"optimizer.learning_rate": GOOD_RATE}
+    if case.setting("optimizer.name") not in ("adam", "adamw", "nadam", "radam"):
+        settings["optimizer.name"] = "adamw"
+    if case.setting("fit.max_grad_norm") is None or case.setting("fit.max_grad_norm") < 0.1:
+        settings["fit.max_grad_norm"] = 1.0
+    return settings
+
+
+def more_steps(case: Case) -> Remedy:
+    """Three times the budget."""
+    steps = case.setting("fit.max_steps") or case.evidence.step
+    return Remedy(why="the loss was still falling when the budget ended", set={"fit.max_steps": 3 * steps})
+
+
+def _unset(case: Case, *keys: str) -> dict[str, Any]:
+    return {key: None for key in keys if case.setting(key) is not None}
+
+
+def _is_set(case: Case, settings: dict[str, Any]) -> bool:
+    return all(case.setting(key) == value for key, value in settings.items())

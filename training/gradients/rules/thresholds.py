@@ -1,0 +1,71 @@
+"""Every threshold of the rules in one place, with where it comes from.
+
+They are starting points, tuned on the development set in `benchmarks/verdicts/`; what moved one from its source is
+written beside it.
+"""
+
+from __future__ import annotations
+
+# --- outcome -------------------------------------------------------------------------------------------------------
+# Never learned: a linear model is better by more than this, where it beats what learns nothing (Debugger's and
+# AutoTrainer's accuracy limits are absolute and misfire on hard data; a baseline on the same windows does not).
+LINEAR_FACTOR = 1.1
+# A linear model counts as having learned something from here on, as a share of the best trivial forecast's error.
+LEARNABLE_SHARE = 0.95
+# And a forecast this much worse than the best trivial one has learned nothing, whatever the data.
+TRIVIAL_FACTOR = 1.1
+# With a declared need: no better than this share of the best trivial error is none of what lies there.
+DECLARED_SHARE = 0.9
+
+# --- through time --------------------------------------------------------------------------------------------------
+# Jacobian at need over lags 1-5 (Pascanu et al. 2013 for the mechanism; Arjovsky et al. 2016 draw the same curve).
+VANISHING_WARNING = 1e-3
+VANISHING_FAULT = 1e-7
+EXPLODING_RATIO = 1e3
+# Time constant of the slowest tenth of units below this share of the need (Tallec & Ollivier 2018, 1804.11188).
+MEMORY_SHARE = 0.1
+
+# --- size of the gradient -------------------------------------------------------------------------------------------
+# Robust z of the logarithm and multiple of the median (Cockpit, 2102.06604, watches the same ratio by eye).
+SPIKE_Z = 6.0
+SPIKE_FACTOR = 10.0
+SPIKES_PER_1000_STEPS = 3
+WARM_UP_POINTS = 10
+CLIPPED_SHARE = 0.5
+CLIP_COEFFICIENT = 0.1
+# RMS(gradient)/RMS(weight), first layer over last (AutoTrainer, Zhang et al. 2021: 1e-3; DeepDiagnosis: 70).
+IMBALANCE_LOW = 1e-3
+IMBALANCE_HIGH = 70.0
+
+# --- updates ---------------------------------------------------------------------------------------------------------
+# norm(dW)/norm(W), median over the run (Karpathy 2015: about 1e-3 is healthy).
+UPDATE_LOW = 1e-5
+UPDATE_HIGH = 1e-1
+# Training loss above this multiple of its best, still there at the end.
+DIVERGED_FACTOR = 2.0
+DIVERGED_POINTS = 5
+OSCILLATION_SIGN_SHARE = 0.5
+OSCILLATION_MADS = 3.0
+
+# --- units -----------------------------------------------------------------------------------------------------------
+# Share of a layer's units (Debugger's SaturatedActivation and DyingRelu rules use the same majority).
+MOST_UNITS = 0.5
+
+# --- data ------------------------------------------------------------------------------------------------------------
+# What the recurrence reads is of order one; beyond this, or below its inverse, tanh and the default rates are lost.
+INPUT_SIZE = 30.0
+CHANNEL_RATIO = 1e3
+OUTLIER_RATIO = 100.0
+
+# --- learning --------------------------------------------------------------------------------------------------------
+# Consecutive measurements that confirm a signal.
+CONFIRMATIONS = 2
+UNTRAINED_POINTS = 3
+OVERFIT_FACTOR = 1.1
+OVERFIT_SIGMAS = 3.0
+OVERFIT_CHECKS = 3
+# Training loss still falling by this share per fifth of the run: it was stopped too early.
+STILL_FALLING = 0.02
+# Share of the budget before which nothing is called unlearned.
+EARLIEST_SHARE = 0.3
+HALF_PRECISION_ZEROS = 0.01
