@@ -15,6 +15,7 @@ from training.evaluation import Evaluation, measure_outcome
 from training.gradients.conclusion import conclude
 from training.gradients.evidence import DataFacts, Evidence, NeedEvidence, Outcome
 from training.gradients.monitor import NOOP_MONITOR, PROBE_WINDOWS, GradientMonitor, Probe, RecurrentMonitor, data_spreads
+from training.gradients.past_use import measure_past_use
 from training.gradients.rules.thresholds import EARLIEST_SHARE
 from training.gradients.trace import layer_names
 from training.gradients.verdict import Verdict
@@ -39,7 +40,7 @@ class Judge:
     """
 
     def __init__(self, prepared: Prepared, probe: Probe) -> None:
-        self.prepared = prepared
+        self.prepared, self.probe = prepared, probe
         self.evaluation = Evaluation(prepared)
         # Before training: a scale that training makes up for is still the scale that was brought.
         self.data = measure_data(prepared, probe)
@@ -67,7 +68,7 @@ class Judge:
         return self._suspicions >= WATCH_CONFIRMATIONS
 
     def gather(self, state: FitState, outcome: Outcome | None) -> Evidence:
-        """Everything known about the fit at this point."""
+        """Everything known about the fit at this point, with the weights in the network."""
         prepared = self.prepared
         network = prepared.forecaster
         return Evidence(
@@ -76,9 +77,19 @@ class Judge:
             need=None if prepared.need is None else NeedEvidence.of(prepared.need),
             data=self.data,
             outcome=outcome,
+            past_gain=self._measure_past_gain(),
             step=state.step,
             best_step=state.best_step,
         )
+
+    def _measure_past_gain(self) -> float | None:
+        """What the model itself gains from beyond half of the need, as the need's `gain` says of a linear model."""
+        need, network = self.prepared.need, self.prepared.forecaster
+        context = network.config.context_length
+        if need is None or not isinstance(network, RecurrentForecaster) or not 2 <= need.steps <= context:
+            return None
+        use = measure_past_use(network, self.probe.inputs, self.probe.objective, lags=(need.steps // 2,))
+        return 1.0 - use.loss / use.permuted_loss[0] if use.permuted_loss[0] > 0 else None
 
 
 def flat_settings(config: TrainingConfig) -> dict[str, Any]:

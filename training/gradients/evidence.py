@@ -92,6 +92,8 @@ class Evidence(_Frozen):
         need: How far back the data pays; None if nobody knows.
         data: Facts about the data; None if there are none.
         outcome: Skill; None while it has not been measured.
+        past_gain: Share of the model's loss that what lies beyond half of the need takes away, by permutation; to be
+            held against `need.gain`, a linear model's. None while it has not been measured.
         step: Updates done.
         best_step: Update with the lowest validation loss.
     """
@@ -101,5 +103,6 @@ class Evidence(_Frozen):
     need: NeedEvidence | None = None
     data: DataFacts | None = None
     outcome: Outcome | None = None
+    past_gain: float | None = None
     step: int = 0
     best_step: int = 0

@@ -19,7 +19,8 @@ def scale(case: Case) -> list[Finding]:
         return []
     size = max(data.level, data.spread)
     remedy = Remedy(why="scale every window inside the network", set={"model.scaler": "standard"})
-    remedies = [] if case.setting("model.scaler") == "standard" else [remedy]
+    robust = Remedy(why="a scale that outliers do not set", set={"model.scaler": "robust"})
+    remedies = [robust if case.setting("model.scaler") == "standard" else remedy]
     if size > INPUT_SIZE:
         message = f"the network reads values of size {size:.3g}; its units and rates are made for about 1"
         return [case.finding("scale", "input", size, INPUT_SIZE, message, remedies)]
@@ -31,7 +32,6 @@ def scale(case: Case) -> list[Finding]:
         return [case.finding("scale", "input", data.channel_ratio, CHANNEL_RATIO, message, remedies)]
     if data.outlier_ratio > OUTLIER_RATIO:
         message = f"one value in a thousand lies {data.outlier_ratio:.3g} interquartile ranges from the median"
-        robust = Remedy(why="a scale that outliers do not set", set={"model.scaler": "robust"})
         return [case.finding("scale", "y", data.outlier_ratio, OUTLIER_RATIO, message, [robust], "info")]
     return []
 

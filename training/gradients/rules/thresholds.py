@@ -21,6 +21,12 @@ DECLARED_SHARE = 0.9
 # Jacobian at need over lags 1-5 (Pascanu et al. 2013 for the mechanism; Arjovsky et al. 2016 draw the same curve).
 VANISHING_WARNING = 1e-3
 VANISHING_FAULT = 1e-7
+# One direction of the state that lasts keeps this much and carries one number; what the model does with it decides:
+# up to here a ratio is too little if the model gains less than a quarter of what a linear one gains from back there.
+VANISHING_UNUSED = 3e-2
+UNUSED_SHARE = 0.25
+# And where the need is declared and no linear model can be asked: less than this share of its loss.
+UNUSED_DECLARED = 0.02
 EXPLODING_RATIO = 1e3
 # Time constant of the slowest tenth of units below this share of the need (Tallec & Ollivier 2018, 1804.11188).
 MEMORY_SHARE = 0.1

@@ -12,7 +12,10 @@ from training.gradients.rules.thresholds import (
     CONFIRMATIONS,
     EXPLODING_RATIO,
     MEMORY_SHARE,
+    UNUSED_DECLARED,
+    UNUSED_SHARE,
     VANISHING_FAULT,
+    VANISHING_UNUSED,
     VANISHING_WARNING,
 )
 from training.gradients.verdict import Finding, Remedy
@@ -25,8 +28,10 @@ def vanishing_through_time(case: Case) -> list[Finding]:
     need, ratios = case.shown_need, case.values(RATIO)
     if need is None or case.visible_steps < need.steps or len(ratios) < CONFIRMATIONS:
         return []
-    ratio = median(ratios)
-    if not ratio < VANISHING_WARNING:
+    ratio, used = median(ratios), case.evidence.past_gain
+    enough = UNUSED_SHARE * need.gain if need.gain else UNUSED_DECLARED
+    is_unused = used is not None and used < enough
+    if not (ratio < VANISHING_WARNING or (is_unused and ratio < VANISHING_UNUSED)):
         return []
     half_life = median([value for name in case.readings.names("half_life/") for value in case.values(name)[-1:]])
     lost = "nothing that float32 could add" if ratio < VANISHING_FAULT else f"{ratio:.1g} of the gradient"
@@ -35,6 +40,7 @@ def vanishing_through_time(case: Case) -> list[Finding]:
         message += f"; its half-life is {half_life:.2g} steps"
     if need.gain:
         message += f"; a linear model gains {need.gain:.0%} from what lies back there"
+        message += "" if used is None else ", this one nothing" if used < 0.01 else f", this one {used:.0%}"
     where = "stack" if len(case.evidence.layers) > 1 else (case.evidence.layers or ("recurrence",))[0]
     remedies = longer_memory(case, need.steps)
     return [case.finding("vanishing_through_time", where, ratio, VANISHING_WARNING, message, remedies)]
