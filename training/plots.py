@@ -160,12 +160,14 @@ def plot_gate_norms(steps: Sequence[int], norms: Mapping[str, Sequence[float]]) 
 
 
 def build_figure(width: float, height: float) -> Figure:
+    """An empty white figure of a size in inches, drawn without a display."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def style_axis(axis: Axes) -> None:
+    """Give a panel this project's look."""
     axis.set_facecolor("white")
     axis.grid(True, axis="y", color=GRID, linewidth=0.7)
     axis.set_axisbelow(True)
@@ -177,6 +179,7 @@ def style_axis(axis: Axes) -> None:
 
 
 def label_steps(axis: Axes, title: str, unit: str | None = None) -> None:
+    """Title a panel over optimizer steps; with a unit, name both axes."""
     if unit is not None:
         axis.set_xlabel("optimizer step", fontsize=9, color=INK)
         axis.set_ylabel(unit, fontsize=9, color=INK)
@@ -186,6 +189,7 @@ def label_steps(axis: Axes, title: str, unit: str | None = None) -> None:
 
 
 def legend_on_top(figure: Figure, axis: Axes) -> None:
+    """Put a panel's legend above the whole figure."""
     handles, labels = axis.get_legend_handles_labels()
     columns = min(max(1, len(labels)), int(figure.get_figwidth() // 1.3))
     figure.legend(
@@ -194,6 +198,7 @@ def legend_on_top(figure: Figure, axis: Axes) -> None:
 
 
 def legend_beside(axis: Axes) -> None:
+    """Put a panel's legend to its right."""
     handles, labels = axis.get_legend_handles_labels()
     axis.legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8.5, labelcolor=INK)
 

@@ -22,9 +22,10 @@ DECLARED_SHARE = 0.9
 VANISHING_WARNING = 1e-3
 VANISHING_FAULT = 1e-7
 # One direction of the state that lasts keeps this much and carries one number; what the model does with it decides:
-# up to here a ratio is too little if the model gains less than a quarter of what a linear one gains from back there.
+# up to here a ratio is too little if the model gains less than half of what a linear one gains from back there. Half,
+# because exchanging the past costs a squared error twice what leaving it out would.
 VANISHING_UNUSED = 3e-2
-UNUSED_SHARE = 0.25
+UNUSED_SHARE = 0.5
 # And where the need is declared and no linear model can be asked: less than this share of its loss.
 UNUSED_DECLARED = 0.02
 EXPLODING_RATIO = 1e3
