@@ -34,7 +34,11 @@ class NestedRidge:
     ) -> None:
         self.channels = features.shape[2]
         flat = features.flatten(1)
-        self._gram, self._products = _normal_equations(flat[:num_training], target[:num_training])
+        gram, products = _normal_equations(flat[:num_training], target[:num_training])
+        # The factor of a leading block is the leading block of the factor, so one per penalty serves every context;
+        # and the first half of a solution, forward substitution, is nested in the same way.
+        self._factors = [torch.linalg.cholesky(_penalised(gram, ridge)) for ridge in RIDGES]
+        self._forward = [torch.linalg.solve_triangular(factor, products, upper=False) for factor in self._factors]
         rows = torch.linspace(num_training, len(flat) - 1, min(len(flat) - num_training, MAX_VALIDATION)).round().long()
         self._tested, self._truth, self._weight = flat[rows], target[rows], target_weight[rows]
         self._known: dict[int, Tensor] = {}
@@ -56,13 +60,17 @@ class NestedRidge:
     def _fit(self, steps: int) -> Float[Tensor, " blocks"]:
         size = steps * self.channels
         tries = []
-        for ridge in RIDGES:
-            penalised = self._gram[:size, :size].clone()
-            penalised.diagonal().add_(ridge)
-            weights = torch.cholesky_solve(self._products[:size], torch.linalg.cholesky(penalised))
+        for factor, forward in zip(self._factors, self._forward, strict=True):
+            weights = torch.linalg.solve_triangular(factor[:size, :size].T, forward[:size], upper=True)
             forecast = self._tested[:, :size] @ weights.to(self._tested.dtype)
             tries.append(_block_errors(self._truth - forecast, self._weight))
         return min(tries, key=lambda errors: float(errors.mean()))
+
+
+def _penalised(gram: Float[Tensor, "K K"], ridge: float) -> Float[Tensor, "K K"]:
+    penalised = gram.clone()
+    penalised.diagonal().add_(ridge)
+    return penalised
 
 
 def _normal_equations(
