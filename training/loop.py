@@ -322,9 +322,13 @@ class Fit:
         readings = self.monitor.measure(step)
         self.state.readings.add(step, readings)
         self.tracker.log_metrics(dashboard_metrics(readings), step)
-        reach = [value for name, value in readings.items() if name.startswith("grad_reach/") and "ratio" not in name]
-        if reach:
-            self.progress.update(step, {"reach": reach[-1]})
+        self.progress.update(step, self._shown_reach())
+
+    def _shown_reach(self) -> dict[str, float]:
+        """Of the stack, or of the only layer; measured before or not."""
+        names = [name for name in self.state.readings.names("grad_reach/") if not name.endswith("ratio_at_need")]
+        reach = self.state.readings.last(names[-1]) if names else None
+        return {} if reach is None else {"reach": reach}
 
     def _speed(self) -> float:
         return (self.state.step * self.fit.batch_size) / max(self.state.fit_seconds, 1e-9)
@@ -350,7 +354,8 @@ class Fit:
             else {"val_loss": val_loss}
         )
         total = state.readings.last("grad_norm/total")
-        self.progress.check(state.step, shown | ({"grad_norm": total} if total is not None else {}))
+        shown |= {"grad_norm": total} if total is not None else {}
+        self.progress.check(state.step, shown | self._shown_reach())
 
     def _write_last(self) -> None:
         tensors = network_tensors(self.forecaster) | optimizer_tensors(self.optimizer)

@@ -58,6 +58,8 @@ def _verdict_section(verdict: Verdict) -> str:
         )
     if verdict.reach_steps is None:
         lines.append("\nHow far the gradient reaches back in time was not measured.")
+    elif verdict.need_steps is not None:
+        lines.append(f"\nThe gradient reaches {verdict.reach_steps} steps back; the data pays back to {verdict.need_steps}.")
     return "\n".join(lines)
 
 

@@ -162,7 +162,7 @@ def test_a_non_finite_step_stops_before_the_update_and_names_its_place(
     config = config_for(data, "fit.max_steps=20")
     prepared = pipeline.prepare(config)
     run = RunDirectory.create(prepared.config, Path("run"))
-    fit = pipeline.build_fit(prepared, run, pipeline.NOOP_TRACKER, pipeline.SILENT_PROGRESS)
+    fit, _ = pipeline.build_fit(prepared, run, pipeline.NOOP_TRACKER, pipeline.SILENT_PROGRESS)
     gather = prepared.store.gather
 
     def poisoned(series: torch.Tensor, cutoff: torch.Tensor) -> object:
@@ -270,7 +270,7 @@ class RecordingTracker(_NoopTracker):
 
 
 def test_the_dashboard_gets_the_names_of_the_contract_and_not_many_more(data: Path) -> None:
-    """Norms per layer, matrix and gate; one error per baseline; at most 60 keys in all; and no claim of a reach."""
+    """Norms per layer, matrix and gate; reach and states; one error per baseline; at most 70 keys in all."""
     tracker = RecordingTracker()
     pipeline.train(config_for(data, "data.test_size=24"), tracker=tracker, output=Path("run"))
     names = set(tracker.metrics)
@@ -286,6 +286,8 @@ def test_the_dashboard_gets_the_names_of_the_contract_and_not_many_more(data: Pa
     }
     baselines = {f"baseline/{name}/mae" for name in ("naive", "seasonal_naive", "linear")}
     assert {name for name in names if name.startswith("baseline/")} == baselines
-    assert len(names) <= 60
+    assert {"grad_reach/lstm.0", "grad_reach/ratio_at_need", "gate/lstm.0.forget.saturated"} <= names
+    assert {"state/lstm.0.saturated", "state/decoder.dead"} <= names
+    assert len(names) <= 70
     assert all(len(steps) == len(set(steps)) for steps in tracker.metrics.values()), "no point is logged twice"
-    assert "reaches back in time was not measured" in tracker.note
+    assert "The gradient reaches 24 steps back" in tracker.note
