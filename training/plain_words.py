@@ -81,22 +81,27 @@ class Unit:
         return f"{number} {self.one if number == '1' else self.many}"
 
 
-def headline(verdict: Verdict, evidence: Evidence, unit: Unit) -> str:
+def headline(verdict: Verdict, evidence: Evidence, unit: Unit, typical_reach: int | None = None) -> str:
     """The verdict in one sentence without a technical term.
 
     Args:
         verdict: What the rules concluded.
         evidence: What they looked at.
         unit: What a step of the data is called.
+        typical_reach: Reach over the whole training; None = only that at its end is known.
     """
     reach, need = verdict.reach_steps, verdict.need_steps
-    falls_short = reach is not None and need is not None and reach < need
-    if verdict.verdict == "vanishing" and falls_short:
-        return f"The network is told about {_only_the_last(reach)} of the {unit.count(need or 0)} it needs."
-    if verdict.verdict == "vanishing" and need is not None:
-        return f"For most of its training, the network was told nothing about what lies {unit.count(need)} back."
+    if verdict.verdict == "vanishing" and need is not None and reach is not None:
+        if reach < need:
+            return f"The network is told about {_only_the_last(reach)} of the {unit.count(need)} it needs."
+        if typical_reach is not None and typical_reach < need:
+            told = _only_the_last(typical_reach)
+            return f"For most of its training, the network was told about {told} of the {unit.count(need)} it needs."
+        return (
+            f"For much of its training, the network was told next to nothing about what lies {unit.count(need)} back."
+        )
     if verdict.verdict == "window_too_short" and need is not None:
-        shown = _visible_steps(evidence.settings)
+        shown = _visible_steps(evidence)
         return f"The network is shown only the last {shown:,} of the {unit.count(need)} the data needs."
     if verdict.verdict == "bad_learning_rate":
         return _rate_sentence(verdict)
@@ -121,33 +126,59 @@ _HEADLINES: Mapping[VerdictName, str] = {
 }
 
 
-def explanation(verdict: Verdict, evidence: Evidence, unit: Unit) -> str:
+def explanation(verdict: Verdict, evidence: Evidence, unit: Unit, typical_reach: int | None = None) -> str:
     """Two or three sentences on what the headline means for this network.
 
     Args:
         verdict: What the rules concluded.
         evidence: What they looked at.
         unit: What a step of the data is called.
+        typical_reach: Reach over the whole training, where it differs from that at its end; None = it does not.
     """
     if not evidence.layers:
         return "This network has no recurrence, so nothing has to travel back through time."
-    reach, need = verdict.reach_steps, verdict.need_steps
-    signal = f"A network learns from its errors: each sends a correction back through the past, {unit.one} by {unit.one}."
+    reach = verdict.reach_steps
+    signal = (
+        f"A network learns from its errors: each sends a correction back through the past, {unit.one} by {unit.one}."
+    )
     if reach is None:
         return f"{signal} How far it got was not measured in this run."
-    context = _context_steps(evidence.settings)
-    if reach >= context:
+    context = context_steps(evidence)
+    if typical_reach is not None and typical_reach < reach:
+        arrives = (
+            f"Until late in this training, less than a thousandth of it was left beyond {unit.count(typical_reach)}; only "
+            f"at the end it got as far as {unit.count(reach)}."
+        )
+    elif verdict.verdict == "vanishing" and verdict.need_steps is not None and reach >= verdict.need_steps:
+        arrives = (
+            f"Over the training as a whole, less than a thousandth of it was left {unit.count(verdict.need_steps)} back, "
+            "although it got there at the end."
+        )
+    elif reach >= context:
         arrives = f"Here it arrives everywhere in the {unit.count(context)} the network is shown."
     else:
-        arrives = f"Beyond {unit.count(reach)}, less than a thousandth of it is left: nothing that happened earlier can teach the network anything."
-    need_words = ""
-    if need is not None and evidence.need is not None:
-        need_words = f" What lies up to {unit.count(need)} back improves forecasts of this data" + (
-            f": {NEED_SOURCES[evidence.need.source]}."
+        arrives = (
+            f"Beyond {unit.count(reach)}, less than a thousandth of it is left: nothing that happened earlier can teach "
+            "the network anything."
         )
-        if not evidence.need.is_shown:
-            need_words = f" This data asks for little memory: {unit.count(need)} at most."
-    return f"{signal} {arrives}{need_words}"
+    return f"{signal} {arrives}{_need_sentence(verdict, evidence, unit)}"
+
+
+def context_steps(evidence: Evidence) -> int:
+    """How much of the past the network is shown; 0 if the settings do not say."""
+    return int(evidence.settings.get("model.context_length") or 0)
+
+
+def _need_sentence(verdict: Verdict, evidence: Evidence, unit: Unit) -> str:
+    need = evidence.need
+    if need is None:
+        return ""
+    if not need.is_shown:
+        return (
+            f" This data asks for little memory: a linear model gains next to nothing beyond {unit.count(need.steps)}."
+        )
+    but = " But what" if (verdict.reach_steps or 0) < need.steps else " What"
+    return f"{but} lies up to {unit.count(need.steps)} back helps to forecast this data: {NEED_SOURCES[need.source]}."
 
 
 NEED_SOURCES = {
@@ -168,7 +199,11 @@ def outcome_sentence(outcome: Outcome | None) -> str:
         return f"Its forecast error is {outcome.val_error:.3g} ({outcome.metric.upper()})."
     best = min(simple, key=simple.__getitem__)
     change = outcome.val_error / simple[best] - 1
-    size = f"{abs(change):.0%} {'higher' if change > 0 else 'lower'} than" if abs(change) < 9 else f"{change + 1:,.0f} times"
+    size = (
+        f"{abs(change):.0%} {'higher' if change > 0 else 'lower'} than"
+        if abs(change) < 9
+        else f"{change + 1:,.0f} times"
+    )
     words = BASELINE_WORDS.get(best, best.replace("_", " "))
     return (
         f"Its forecast error is {outcome.val_error:.3g} ({outcome.metric.upper()}), {size} that of the best simple "
@@ -192,7 +227,12 @@ def remedy_command(remedy: Remedy, config: Path | None) -> str:
 def collect_remedies(verdict: Verdict) -> list[tuple[Finding, Remedy]]:
     """What to change, the deepest cause first: of the faults, or where there are none, of the warnings; each once."""
     for severity in ("fault", "warning"):
-        found = [(finding, remedy) for finding in verdict.findings if finding.severity == severity for remedy in finding.remedies]
+        found = [
+            (finding, remedy)
+            for finding in verdict.findings
+            if finding.severity == severity
+            for remedy in finding.remedies
+        ]
         if found:
             unique: dict[str, tuple[Finding, Remedy]] = {}
             for finding, remedy in found:
@@ -212,8 +252,8 @@ def ratio_text(ratio: float) -> str:
         return {0.0: "0", math.inf: "∞"}.get(ratio, "unknown")
     if 0.01 <= abs(ratio) < 1000:
         return f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}"
-    mantissa, _, exponent = f"{ratio:.0e}".partition("e")
-    return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+    mantissa, _, exponent = f"{ratio:.1e}".partition("e")
+    return f"{mantissa.removesuffix('.0')}·10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
 
 
 def one_part_in(ratio: float) -> str:
@@ -235,13 +275,8 @@ def _only_the_last(reach: int | None) -> str:
     return "none" if not reach else f"only the last {reach:,}"
 
 
-def _context_steps(settings: Mapping[str, Any]) -> int:
-    return int(settings.get("model.context_length") or 0)
-
-
-def _visible_steps(settings: Mapping[str, Any]) -> int:
-    truncation = settings.get("fit.tbptt_steps")
-    context = _context_steps(settings)
+def _visible_steps(evidence: Evidence) -> int:
+    truncation, context = evidence.settings.get("fit.tbptt_steps"), context_steps(evidence)
     return min(context, int(truncation)) if truncation else context
 
 

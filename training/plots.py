@@ -159,9 +159,9 @@ def plot_gate_norms(steps: Sequence[int], norms: Mapping[str, Sequence[float]]) 
     return figure
 
 
-def build_figure(width: float, height: float) -> Figure:
-    """An empty white figure of a size in inches, drawn without a display."""
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+def build_figure(width: float, height: float, is_fixed: bool = False) -> Figure:
+    """An empty white figure of a size in inches, drawn without a display; fixed margins are the caller's to set."""
+    figure = Figure(figsize=(width, height), layout=None if is_fixed else "constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
@@ -200,7 +200,9 @@ def legend_on_top(figure: Figure, axis: Axes) -> None:
 def legend_beside(axis: Axes) -> None:
     """Put a panel's legend to its right."""
     handles, labels = axis.get_legend_handles_labels()
-    axis.legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8.5, labelcolor=INK)
+    axis.legend(
+        handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8.5, labelcolor=INK
+    )
 
 
 def _mark_best(axis: Axes, steps: Sequence[int], losses: Sequence[float], best_step: int | None) -> None:

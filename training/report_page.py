@@ -63,7 +63,8 @@ def slider_block(frames: Sequence[tuple[int, str]], name: str, caption: str) -> 
             f'<input type="range" id="{name}" min="0" max="{last}" value="{last}" aria-label="optimizer step">'
             f'<output for="{name}">step {frames[-1][0]:,}</output></div>'
         )
-    return f'<figure class="frames">{control}<div class="picture">{pictures}</div><figcaption>{escape(caption)}</figcaption></figure>'
+    picture = f'<div class="picture">{pictures}</div><figcaption>{escape(caption)}</figcaption>'
+    return f'<figure class="frames">{control}{picture}</figure>'
 
 
 def section(title: str, body: str, lead: str = "") -> str:
@@ -90,7 +91,9 @@ def tile(label: str, value: str, note: str = "", tone: str = "") -> str:
 
 def command_block(command: str) -> str:
     """A command line with a button that copies it."""
-    return f'<div class="command"><code>{escape(command)}</code><button type="button">copy</button></div>'
+    # An option and its value stay on one line; spaces between them are part of what is copied.
+    words = " ".join(f"<span>{escape(part)}</span>" for part in re.split(r" (?=--)", command))
+    return f'<div class="command"><code>{words}</code><button type="button">copy</button></div>'
 
 
 def details(summary: str, body: str) -> str:
@@ -113,26 +116,35 @@ def html_page(title: str, body: str) -> str:
 
 _STYLE = """
 :root { --page: #f6f7f9; --card: #fff; --ink: #1c2430; --faint: #5d6875; --line: #e2e6eb; --blue: #0072b2;
-  --red: #c85200; --green: #00805d; --amber: #8a5a00; --on-colour: #fff; --code: #eef1f5; --shadow: 0 1px 3px #1c243014; }
+  --red: #c85200; --green: #00805d; --amber: #8a5a00; --on-colour: #fff; --code: #eef1f5; --shadow: 0 1px 3px
+    #1c243014; }
 @media (prefers-color-scheme: dark) { :root { --page: #12161c; --card: #1b212a; --ink: #e8ecf1; --faint: #9aa6b4;
   --line: #323b47; --blue: #4aa8e0; --red: #ff8f4d; --green: #3fcf9f; --amber: #eab54a; --on-colour: #0c1116;
   --code: #252d38; --shadow: none; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto,
+body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
+  Roboto,
   "Helvetica Neue", Arial, sans-serif; }
 main { max-width: 980px; margin: 0 auto; padding: 20px 20px 60px; }
 header { display: flex; flex-wrap: wrap; gap: 2px 18px; align-items: baseline; color: var(--faint); font-size: 14px;
   margin-bottom: 14px; }
 header b { color: var(--ink); }
-section, .hero { background: var(--card); border: 1px solid var(--line); border-radius: 14px; box-shadow: var(--shadow);
+section, .hero { background: var(--card); border: 1px solid var(--line); border-radius: 14px; box-shadow:
+  var(--shadow);
   padding: 22px 26px; margin: 0 0 18px; }
 .hero { border-top: 5px solid var(--tone); padding-top: 20px; }
-.good { --tone: var(--green); } .bad { --tone: var(--red); } .unsure { --tone: var(--amber); }
-.badge { display: inline-block; color: var(--tone); border: 1.5px solid var(--tone); border-radius: 99px; padding: 1px 12px;
+.good { --tone: var(--green); }
+.bad { --tone: var(--red); }
+.unsure { --tone: var(--amber); }
+.badge { display: inline-block; color: var(--tone); border: 1.5px solid var(--tone); border-radius: 99px; padding:
+  1px 12px;
   font-weight: 650; font-size: 14px; }
-h1 { font-size: clamp(23px, 3.6vw, 33px); line-height: 1.2; margin: 12px 0 10px; letter-spacing: -.012em; text-wrap: balance; }
-h2 { font-size: 20px; margin: 0 0 6px; } h3 { font-size: 16px; margin: 22px 0 4px; }
-p { margin: 6px 0; max-width: 74ch; } .lead, figcaption, .note, .label { color: var(--faint); }
+h1 { font-size: clamp(23px, 3.6vw, 33px); line-height: 1.2; margin: 12px 0 10px; letter-spacing: -.012em; text-wrap:
+  balance; }
+h2 { font-size: 20px; margin: 0 0 6px; }
+h3 { font-size: 16px; margin: 22px 0 4px; }
+p { margin: 6px 0; max-width: 74ch; }
+.lead, figcaption, .note, .label { color: var(--faint); }
 .notice { border-left: 4px solid var(--amber); padding: 4px 12px; margin: 12px 0; color: var(--ink); }
 .strip { margin: 24px 0 8px; }
 .strip .bar { position: relative; height: 34px; border-radius: 6px; border: 1px solid var(--line); }
@@ -140,39 +152,63 @@ p { margin: 6px 0; max-width: 74ch; } .lead, figcaption, .note, .label { color: 
 .strip .marks { position: relative; height: 24px; font-size: 14px; }
 .strip .marks span { position: absolute; white-space: nowrap; }
 .strip .marks .left { transform: translateX(-100%); }
-.strip .mark { position: absolute; top: -7px; bottom: -7px; width: 3px; margin-left: -1.5px; border-radius: 2px; background: var(--mark); }
-.strip .reach { --mark: var(--ink); color: var(--ink); } .strip .need { --mark: var(--red); color: var(--red); }
+.strip .mark { position: absolute; top: -7px; bottom: -7px; width: 3px; margin-left: -1.5px; border-radius: 2px;
+  background: var(--mark); }
+.strip .reach { --mark: var(--ink); color: var(--ink); }
+.strip .need { --mark: var(--red); color: var(--red); }
 .strip .marks b { font-weight: 650; }
 .strip .ends { display: flex; justify-content: space-between; font-size: 13px; color: var(--faint); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(175px, 1fr)); gap: 12px; margin: 18px 0 4px; }
 .tile { background: var(--page); border-radius: 10px; padding: 12px 14px; }
-.tile .label { font-size: 13px; } .tile .value { font-size: 24px; font-weight: 650; line-height: 1.25; } .tile .note { font-size: 13px; }
-.tile.bad .value { color: var(--red); } .tile.good .value { color: var(--green); }
-.command { display: flex; gap: 8px; background: var(--code); border-radius: 8px; padding: 9px 12px; margin: 6px 0 4px; align-items: start; }
-.command code { flex: 1; overflow-wrap: anywhere; white-space: pre-wrap; }
+.tile .label { font-size: 13px; }
+.tile .value { font-size: 24px; font-weight: 650; line-height: 1.25; }
+.note { font-size: 14px; }
+.tile .note { font-size: 13px; }
+.tile.bad .value { color: var(--red); }
+.tile.good .value { color: var(--green); }
+.command { display: flex; gap: 8px; background: var(--code); border-radius: 8px; padding: 9px 12px; margin: 6px 0
+  4px; align-items: start; }
+.command code { flex: 1; min-width: 0; }
+.command span { display: inline-block; max-width: 100%; overflow-wrap: anywhere; }
 code { font: 13.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 button { font: inherit; font-size: 13px; color: var(--ink); background: var(--card); border: 1px solid var(--line);
   border-radius: 6px; padding: 1px 10px; cursor: pointer; }
-ol.remedies { padding-left: 22px; margin: 8px 0; } ol.remedies li { margin: 12px 0; }
-figure { margin: 18px 0 6px; } figcaption { font-size: 14px; max-width: 80ch; margin-top: 4px; }
-.picture { overflow-x: auto; } .picture svg { display: block; width: 100%; height: auto; min-width: 520px; max-width: 860px; }
+ol.remedies { padding-left: 22px; margin: 8px 0; }
+ol.remedies li { margin: 12px 0; }
+figure { margin: 18px 0 6px; }
+figcaption { font-size: 14px; max-width: 80ch; margin-top: 4px; }
+.picture { overflow-x: auto; }
+.picture svg { display: block; width: 100%; height: auto; min-width: 520px; max-width: 860px; }
 .picture svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif !important; }
-.slider { display: flex; gap: 12px; align-items: center; margin: 4px 0 8px; } .slider input { flex: 1; max-width: 520px; accent-color: var(--blue); }
+.slider { display: flex; gap: 12px; align-items: center; margin: 4px 0 8px; }
+.slider input { flex: 1; max-width: 520px; accent-color: var(--blue); }
 .slider output { min-width: 8em; font-variant-numeric: tabular-nums; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 14px; }
-th { text-align: left; color: var(--faint); font-weight: 600; } th, td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; }
+th { text-align: left; color: var(--faint); font-weight: 600; }
+th, td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td { font-variant-numeric: tabular-nums; }
-.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 6px 12px; align-items: center; font-size: 14px; margin: 10px 0; }
-.bars i { display: block; height: 16px; border-radius: 4px; background: var(--line); } .bars i.own { background: var(--blue); }
+.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 6px 12px; align-items: center;
+  font-size: 14px; margin: 10px 0; }
+.bars i { display: block; height: 16px; border-radius: 4px; background: var(--line); }
+.bars i.own { background: var(--blue); }
 .bars .own { font-weight: 650; }
-details { margin: 8px 0; } summary { cursor: pointer; color: var(--faint); }
-dl { display: grid; grid-template-columns: minmax(120px, max-content) 1fr; gap: 8px 20px; margin: 8px 0; } dt { font-weight: 650; } dd { margin: 0; }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; } .pair .hero { margin: 0 0 18px; } .pair h1 { font-size: 21px; }
+details { margin: 8px 0; }
+summary { cursor: pointer; color: var(--faint); }
+dl { display: grid; grid-template-columns: minmax(120px, max-content) 1fr; gap: 8px 20px; margin: 8px 0; }
+dt { font-weight: 650; }
+dd { margin: 0; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; }
+.pair .hero { margin: 0 0 18px; }
+.pair h1 { font-size: 21px; }
 footer { color: var(--faint); font-size: 13px; }
-@media (max-width: 640px) { main { padding: 12px 10px 40px; } section, .hero { padding: 16px 15px; } .pair { grid-template-columns: 1fr; gap: 0; }
+@media (max-width: 640px) { main { padding: 12px 10px 40px; } section, .hero { padding: 16px 15px; } .pair {
+  grid-template-columns: 1fr; gap: 0; }
   .strip .marks { font-size: 13px; } dl { grid-template-columns: 1fr; gap: 2px; } dd { margin-bottom: 8px; }
-  .tiles { grid-template-columns: 1fr 1fr; gap: 8px; } .tile { padding: 9px 11px; } .tile .value { font-size: 20px; } }
-@media print { body { background: #fff; } section, .hero { break-inside: avoid; box-shadow: none; } button, .slider { display: none; } }
+  .tiles { grid-template-columns: 1fr 1fr; gap: 8px; } .tile { padding: 9px 11px; } .tile .value { font-size: 20px;
+    } }
+@media print { body { background: #fff; } section, .hero { break-inside: avoid; box-shadow: none; } button, .slider
+  { display: none; } }
 """
 
 _SCRIPT = """

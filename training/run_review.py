@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from training.checkpoint import LAST, read_checkpoint
 from training.config import TrainingConfig
 from training.errors import CheckpointError
+from training.flow import layers_of, median_curve, reach_of_curve
 from training.gradients.conclusion import conclude
 from training.gradients.evidence import Evidence, NeedEvidence
 from training.gradients.jacobian import STACK
 from training.gradients.readings import Readings
 from training.gradients.verdict import Verdict
 from training.judgement import flat_settings
-from training.plain_words import Unit
+from training.plain_words import Unit, collect_remedies, headline, remedy_command
 from training.run_directory import RUNS, RunDirectory
 
 Status = Literal["running", "stopped", "failed", "finished"]
@@ -60,9 +61,37 @@ class RunReview:
         return path if path.is_file() else None
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration with dotted keys."""
+        return flat_settings(self.config)
+
+    @property
     def layers(self) -> tuple[str, ...]:
-        """Recurrent layers that lag curves exist of, the whole stack first where there are several."""
-        return measured_layers(self.readings)
+        """Layers that lag curves exist of: the whole stack where there are several, then from the output down."""
+        return tuple(layers_of(self.readings))
+
+    @property
+    def typical_reach(self) -> int | None:
+        """Reach of the median curve over the training, if that is short of the need and the end is not; else None.
+
+        A verdict of vanishing rests on the median over the training: where the network found its way back late, the
+        last measurement alone would not show why.
+        """
+        need, reach = self.verdict.need_steps, self.verdict.reach_steps
+        if self.verdict.verdict != "vanishing" or need is None or reach is None or reach < need:
+            return None
+        curve = median_curve(self.readings, self.layers[0]) if self.layers else {}
+        typical = reach_of_curve(curve) if curve else reach
+        return typical if typical < need else None
+
+    @property
+    def shown_curve(self) -> dict[int, float]:
+        """Lag to ratio of the whole network, as the verdict saw it: at the end, or over the training."""
+        if not self.layers:
+            return {}
+        if self.typical_reach is not None:
+            return median_curve(self.readings, self.layers[0])
+        return self.readings.curve(f"jacobian/{self.layers[0]}")
 
     @property
     def ratio_at_need(self) -> float:
@@ -70,19 +99,26 @@ class RunReview:
         ratio = self.readings.last("grad_reach/ratio_at_need")
         return math.nan if ratio is None else ratio
 
-
-def measured_layers(readings: Readings) -> tuple[str, ...]:
-    """Layers with a Jacobian curve, the whole stack first where there are several, then from the input on."""
-    names = dict.fromkeys(name.removeprefix("jacobian/").partition("@")[0] for name in readings.names("jacobian/"))
-    return tuple(sorted(names, key=lambda name: name != STACK))
-
-
-def measured_steps(readings: Readings) -> list[int]:
-    """Optimizer steps at which the Jacobian was measured, increasing."""
-    steps: set[int] = set()
-    for name in readings.names("jacobian/"):
-        steps.update(readings.series(name)[0])
-    return sorted(steps)
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document of `gradcast diagnose --json`; `gradients` is as in that of `train --json`."""
+        evidence, ratio = self.evidence, self.ratio_at_need
+        return {
+            "run": str(self.path),
+            "status": self.status,
+            "is_preliminary": self.is_preliminary,
+            "headline": headline(self.verdict, evidence, self.unit, self.typical_reach),
+            "gradients": self.verdict.model_dump(mode="json"),
+            "ratio_at_need": None if math.isnan(ratio) else ratio,
+            "need": None if evidence.need is None else evidence.need.model_dump(mode="json"),
+            "outcome": None if evidence.outcome is None else evidence.outcome.model_dump(mode="json"),
+            "step": evidence.step,
+            "best_step": evidence.best_step,
+            "commands": [remedy_command(remedy, self.config_path) for _, remedy in collect_remedies(self.verdict)],
+            "curves": {
+                layer: {str(lag): ratio for lag, ratio in self.readings.curve(f"jacobian/{layer}").items()}
+                for layer in self.layers
+            },
+        }
 
 
 def latest_run(root: Path = RUNS) -> Path:
@@ -114,8 +150,10 @@ def read_run(path: Path | None = None) -> RunReview:
     if not run.state_path.is_file() and not (run.path / "gradients" / "readings.parquet").is_file():
         raise CheckpointError(str(run.path), "the directory of a run", "without run.json", "See the folders in runs/.")
     if not (run.path / "config.yaml").is_file():
-        raise CheckpointError(str(run.path), "the directory of a run", "without config.yaml", "See the folders in runs/.")
-    status = run.state().get("status", "finished") if run.state_path.is_file() else "finished"
+        raise CheckpointError(
+            str(run.path), "the directory of a run", "without config.yaml", "See the folders in runs/."
+        )
+    status: Status = run.state().get("status", "finished") if run.state_path.is_file() else "finished"
     if (run.path / "gradients" / "verdict.json").is_file() and status != "running":
         return _read_finished(run, status)
     return _read_unfinished(run, status)
@@ -147,7 +185,9 @@ def _read_unfinished(run: RunDirectory, status: Status) -> RunReview:
     known = _read_model(Evidence, evidence_path) if evidence_path.is_file() else None
     evidence = _evidence_of(config, readings, step, best_step, known)
     verdict = conclude(evidence, readings)
-    return RunReview(run.path.resolve().name, run.path, config, readings, evidence, verdict, status, is_preliminary=True)
+    return RunReview(
+        run.path.resolve().name, run.path, config, readings, evidence, verdict, status, is_preliminary=True
+    )
 
 
 def _evidence_of(
@@ -158,7 +198,7 @@ def _evidence_of(
         return known.model_copy(update={"step": step, "best_step": best_step})
     declared = config.gradients.need_steps
     need = NeedEvidence(steps=declared, source="declared", is_shown=True) if declared is not None else None
-    layers = tuple(layer for layer in measured_layers(readings) if layer != STACK)
+    layers = tuple(layer for layer in reversed(layers_of(readings)) if layer != STACK)
     return Evidence(settings=flat_settings(config), layers=layers, need=need, step=step, best_step=best_step)
 
 
