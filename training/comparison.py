@@ -6,8 +6,6 @@ import math
 from html import escape
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from training.gradient_plots import plot_compared_curves, plot_compared_series
 from training.plain_words import headline, outcome_sentence, ratio_text, setting_text
 from training.report_hero import TONES, badge
@@ -117,23 +115,23 @@ def _card(run: RunReview) -> str:
 
 
 def _figures(first: RunReview, second: RunReview) -> list[str]:
-    runs = {
-        first.name: first.readings,
-        f"{second.name} " if second.name == first.name else second.name: second.readings,
-    }
+    names = (first.name, second.name if second.name != first.name else f"{second.name} (2)")
+    runs = dict(zip(names, (first, second), strict=True))
     needs = [run.verdict.need_steps for run in (first, second) if run.verdict.need_steps is not None]
-    reach = f"grad_reach/{first.layers[0]}" if first.layers else ""
-    figures: dict[str, tuple[Figure | None, str]] = {
+    need = max(needs, default=None)
+    losses = {name: run.readings.series("loss/val") for name, run in runs.items()}
+    reaches = {name: run.readings.series(f"grad_reach/{run.layers[0]}") for name, run in runs.items() if run.layers}
+    figures = {
         "curves": (
-            plot_compared_curves(runs, max(needs, default=None), first.unit),
+            plot_compared_curves({name: run.readings for name, run in runs.items()}, need, first.unit),
             "How much of the correction arrives how far back: solid at the last measurement, dashed at the first.",
         ),
         "loss": (
-            plot_compared_series(runs, "loss/val", "Validation loss", "loss"),
+            plot_compared_series(losses, "Validation loss", "loss"),
             "Error on data held back while training went on; comparable only where both were trained with the same loss.",
         ),
         "reach": (
-            plot_compared_series(runs, reach, "Reach over the training", first.unit.many),
+            plot_compared_series(reaches, "Reach over the training", first.unit.many, need),
             "How far back the corrections got.",
         ),
     }
@@ -168,4 +166,6 @@ def _count_findings(run: RunReview) -> str:
         severity: sum(finding.severity == severity for finding in run.verdict.findings)
         for severity in ("fault", "warning", "info")
     }
-    return ", ".join(f"{count} {severity}" for severity, count in counts.items() if count) or "none"
+    words = {"fault": "faults", "warning": "warnings", "info": "infos"}
+    parts = [f"{count} {severity if count == 1 else words[severity]}" for severity, count in counts.items() if count]
+    return ", ".join(parts) or "none"

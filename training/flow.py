@@ -15,6 +15,8 @@ from training.gradients.readings import Readings
 
 # Decades shown: from a tenth of what float32 can still add, up to gradients that have exploded.
 LOWEST, HIGHEST = -8.0, 4.0
+# Steps behind a slider: enough to see a change, few enough for a small file.
+MAX_FRAMES = 16
 
 
 def layers_of(readings: Readings) -> list[str]:
@@ -32,6 +34,13 @@ def flow_steps(readings: Readings, layer: str | None = None) -> list[int]:
     """Steps at which a layer's flow (None = any layer's) was measured, increasing."""
     prefix = "jacobian/" if layer is None else f"jacobian/{layer}@"
     return sorted({step for name in readings.names(prefix) for step in readings.series(name)[0]})
+
+
+def spread_steps(steps: list[int]) -> list[int]:
+    """At most as many steps as the slider has places, the first and the last among them."""
+    if len(steps) <= MAX_FRAMES:
+        return steps
+    return [steps[round(place * (len(steps) - 1) / (MAX_FRAMES - 1))] for place in range(MAX_FRAMES)]
 
 
 def flow_map(readings: Readings, layer: str) -> tuple[list[int], list[int], Float[np.ndarray, "lags steps"]]:

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.flow import decade_of, flow_map, flow_steps, layer_words, layers_of
+from training.flow import decade_of, flow_map, flow_steps, layer_words, layers_of, spread_steps
 from training.gradients.readings import Readings
 from training.lag_axes import (
     FLOW_COLOURS,
@@ -35,15 +35,19 @@ from training.lag_axes import (
 )
 from training.plain_words import Unit, ratio_text
 from training.plots import (
+    FAINT,
     INK,
     LINE_COLOURS,
     VERMILION,
     build_figure,
+    figure_to_png,
     label_steps,
     legend_beside,
     legend_on_top,
     style_axis,
 )
+
+PICTURE_DPI = 110
 
 
 def plot_flow(
@@ -83,6 +87,21 @@ def plot_flow(
     if len(names) > 1:
         legend_beside(below)
     return figure
+
+
+def flow_pictures(readings: Readings, need: int | None = None, unit: Unit = STEPS) -> dict[int, bytes]:
+    """The flow at up to sixteen steps of the training as PNG, for the image slider of the dashboard.
+
+    Args:
+        readings: With `jacobian/<layer>@<lag>`.
+        need: Lag out to which the data pays.
+        unit: What a step of the data is called.
+
+    Returns:
+        Optimizer step to picture, steps increasing; empty if nothing was measured.
+    """
+    steps = spread_steps(flow_steps(readings))
+    return {step: figure_to_png(plot_flow(readings, step, need, unit=unit), PICTURE_DPI) for step in steps}
 
 
 def plot_flow_over_time(
@@ -140,7 +159,8 @@ def plot_lag_curves(
         unit: What a step of the data is called.
 
     Returns:
-        One panel; the last measurement is solid, the first dashed, the gradient of the loss itself dotted.
+        One panel; the last measurement is solid, the first dashed, the gradient of the loss itself dotted, and for a
+        single layer that of the loss at its input dash-dotted.
     """
     names = spread_layers(list(layers) or layers_of(readings))
     steps = flow_steps(readings)
@@ -155,6 +175,9 @@ def plot_lag_curves(
             first = readings.curve(f"jacobian/{layer}", steps[0])
             draw_curve(axis, first, colour, f"{words}, step {steps[0]:,}", linestyle=(0, (4, 2)), alpha=0.65)
         draw_curve(axis, readings.curve(f"reach/{layer}"), colour, f"{words}, of the loss", linestyle=(0, (1, 1.5)))
+        if len(names) == 1:
+            envelope = readings.curve(f"envelope/{layer}")
+            draw_curve(axis, envelope, FAINT, f"{words}, at its input", linestyle=(0, (5, 1, 1, 1)), linewidth=1.2)
     draw_thresholds(axis, lags, smallest_ratio(readings, names))
     label_lags(axis, lags, unit)
     mark_need(axis, need, lags, unit)
@@ -197,34 +220,31 @@ def plot_compared_curves(runs: Mapping[str, Readings], need: int | None = None, 
     return figure
 
 
-def plot_compared_series(runs: Mapping[str, Readings], quantity: str, title: str, unit: str) -> Figure | None:
+def plot_compared_series(
+    courses: Mapping[str, tuple[Sequence[int], Sequence[float]]], title: str, unit: str, need: int | None = None
+) -> Figure | None:
     """Draw one quantity of several runs over optimizer steps.
 
     Args:
-        runs: Name to readings.
-        quantity: Name of the reading, such as `loss/val`.
+        courses: Name of the run to steps and values.
         title: Of the panel.
         unit: Of the quantity.
+        need: Drawn as a level to hold the values against.
 
     Returns:
         One panel; None if no run measured it.
     """
-    columns = {name: readings.series(quantity) for name, readings in runs.items() if readings.series(quantity)[0]}
-    if not columns:
+    measured = {name: course for name, course in courses.items() if course[0]}
+    if not measured:
         return None
     figure = build_figure(7.6, 3.2)
     axis = figure.subplots()
     style_axis(axis)
-    for k, (name, (steps, values)) in enumerate(columns.items()):
-        axis.plot(
-            steps,
-            values,
-            color=LINE_COLOURS[k % len(LINE_COLOURS)],
-            linewidth=1.7,
-            marker="o",
-            markersize=3,
-            label=name,
-        )
+    for k, (name, (steps, values)) in enumerate(measured.items()):
+        colour = LINE_COLOURS[k % len(LINE_COLOURS)]
+        axis.plot(steps, values, color=colour, linewidth=1.7, marker="o", markersize=3, label=name)
+    if need is not None:
+        axis.axhline(need, color=FAINT, linewidth=1.2, linestyle=(0, (3, 2)), label="need")
     label_steps(axis, title, unit)
     legend_on_top(figure, axis)
     return figure

@@ -6,7 +6,7 @@ import math
 import shlex
 from html import escape
 
-from training.flow import flow_steps, layers_of
+from training.flow import flow_steps, layers_of, spread_steps
 from training.gradient_plots import plot_flow, plot_flow_over_time, plot_lag_curves
 from training.gradients.verdict import Remedy, Verdict
 from training.plain_words import BASELINE_WORDS, RULE_WORDS, collect_remedies, outcome_sentence, remedy_command
@@ -26,8 +26,6 @@ from training.report_tables import FINDING_HEADINGS, GLOSSARY, findings_rows, me
 from training.run_review import RunReview
 from training.state_plots import plot_gate_map, plot_need
 
-# Steps behind the slider: enough to see a change, few enough for a small file.
-MAX_FRAMES = 16
 MAX_REMEDIES = 4
 
 
@@ -143,13 +141,6 @@ def _evidence(review: RunReview) -> str:
         caption = "Gates and states over the training. A gate that is shut, or stuck at its limit for most units, cannot learn."
         parts.append(figure_block(figure_to_svg(gates, "gates", "gates over the training"), caption))
     return section("What shows it", "".join(parts))
-
-
-def spread_steps(steps: list[int]) -> list[int]:
-    """At most as many steps as the slider has places, the first and the last among them."""
-    if len(steps) <= MAX_FRAMES:
-        return steps
-    return [steps[round(place * (len(steps) - 1) / (MAX_FRAMES - 1))] for place in range(MAX_FRAMES)]
 
 
 def _outcome(review: RunReview) -> str:

@@ -173,7 +173,11 @@ def _read_finished(run: RunDirectory, status: Status) -> RunReview:
 def _read_unfinished(run: RunDirectory, status: Status) -> RunReview:
     config, path = run.config(), run.checkpoints / LAST
     if not path.is_file():
-        remedy = f"The first is written at step {config.fit.val_check_steps} (fit.val_check_steps); ask again then."
+        remedy = (
+            f"The first is written at step {config.fit.val_check_steps} (fit.val_check_steps); ask again then."
+            if status == "running"
+            else "It ended before its first validation; its log says why."
+        )
         raise CheckpointError(str(run.path), "a run with a checkpoint", "one without", remedy)
     _, document = read_checkpoint(path)
     try:
