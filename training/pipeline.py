@@ -97,7 +97,7 @@ class TrainingResult:
                 "steps": self.state.step,
             },
             "unsent_events": self.num_unsent,
-        }
+        } | ({} if self.healing is None else {"healing": self.healing.to_dict()})
 
 
 @dataclass(frozen=True)
