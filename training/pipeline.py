@@ -159,7 +159,8 @@ def train(
     if parent is not None and parent.checkpoint is not None:
         restore_network(prepared.forecaster, read_checkpoint(parent.checkpoint)[0], parent.checkpoint)
     try:
-        result = _train_tracked(prepared, run, tracker, progress, say, stop_requested, resume is not None)
+        judged = fit_and_judge(prepared, run, tracker, progress, say, stop_requested, resume is not None)
+        result = _publish(prepared, run, judged, tracker)
         if config.tracking.register_model and (parent is None or result.verdict.verdict == "healthy"):
             result.model = _register(result, tracker)
     except FitInterruptedError:
@@ -175,16 +176,50 @@ def train(
     return result
 
 
-def _train_tracked(
+@dataclass(frozen=True)
+class Judged:
+    """A finished fit, judged and not yet written down.
+
+    Attributes:
+        state: Losses, norms and timing.
+        backtests: Validation, and test if there is one.
+        verdict: What the gradients and the outcome say.
+        evidence: What it rests on.
+    """
+
+    state: FitState
+    backtests: dict[str, BacktestResult]
+    verdict: Verdict
+    evidence: Evidence
+
+
+def fit_and_judge(
     prepared: Prepared,
     run: RunDirectory,
-    tracker: Tracker,
-    progress: FitProgress,
-    say: Say,
-    stop_requested: Callable[[], bool],
-    resume: bool,
-) -> TrainingResult:
-    config = prepared.config
+    tracker: Tracker = NOOP_TRACKER,
+    progress: FitProgress = SILENT_PROGRESS,
+    say: Say = _keep_quiet,
+    stop_requested: Callable[[], bool] = lambda: False,
+    resume: bool = False,
+) -> Judged:
+    """The part of a run that computes; nothing but checkpoints is written.
+
+    Args:
+        prepared: Data and network.
+        run: Where checkpoints go.
+        tracker: Where metrics go.
+        progress: What the user sees of the fit.
+        say: Told how the fit ended.
+        stop_requested: Asked after every step.
+        resume: Whether to go on from the last checkpoint, if there is one.
+
+    Returns:
+        The fit with its verdict; the network holds the best weights.
+
+    Raises:
+        NumericalError: If a loss or gradient is not finite.
+        FitInterruptedError: If the user stopped the fit.
+    """
     fit, judge = build_fit(prepared, run, tracker, progress, stop_requested)
     if resume and (run.checkpoints / LAST).exists():
         fit.resume()
@@ -192,14 +227,18 @@ def _train_tracked(
     state = fit.run()
     say(f"fit ended at step {state.step}; best validation loss {state.best_val_loss:.4f} at step {state.best_step}")
     backtests = judge.evaluation.run_all()
-    verdict, evidence = judge.judge(state, backtests)
+    return Judged(state, backtests, *judge.judge(state, backtests))
+
+
+def _publish(prepared: Prepared, run: RunDirectory, judged: Judged, tracker: Tracker) -> TrainingResult:
+    """Write bundle, reports and figures, and hand them to the tracker."""
+    state, backtests, verdict = judged.state, judged.backtests, judged.verdict
     manifest = describe_bundle(prepared, backtests, verdict)
-    name = config.tracking.model_name or "model"
-    note = write_model_card(manifest, verdict, name, prepared.notes)
+    note = write_model_card(manifest, verdict, prepared.config.tracking.model_name or "model", prepared.notes)
     save_bundle(run.bundle, prepared.forecaster, manifest, extra_files(prepared))
-    write_reports(prepared, run, state, backtests, verdict, evidence)
+    write_reports(prepared, run, state, backtests, verdict, judged.evidence)
     log_outcome(tracker, run, state, backtests, verdict, note)
-    return TrainingResult(tracker.run_id, run.path, prepared, state, backtests, verdict, evidence, note)
+    return TrainingResult(tracker.run_id, run.path, prepared, state, backtests, verdict, judged.evidence, note)
 
 
 def _register(result: TrainingResult, tracker: Tracker) -> RegisteredModel | None:
