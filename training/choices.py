@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.config import InitializationName
 from training.config import TrainingConfig, build_config
 from training.data.panel import Panel
+from training.data_need import find_need, steps_to_cover
 from training.errors import DataError, Problem
+from training.gradients.need import Need
+from training.start_choice import choose_initialization
 
 # Horizon where the data has no season (M4 uses 6 for yearly and 8 for quarterly series).
 HORIZON_WITHOUT_SEASON = 8
@@ -20,42 +21,69 @@ HORIZON_WITHOUT_SEASON = 8
 MIN_SHARE = 3
 
 
-def resolve_choices(config: TrainingConfig, panel: Panel) -> tuple[TrainingConfig, tuple[str, ...]]:
-    """Fill in every null that depends on the data.
+class Choices(NamedTuple):
+    """A configuration without nulls that depend on the data.
+
+    Attributes:
+        config: Resolved.
+        notes: One sentence per choice.
+        need: How far back the data pays; None where nobody asked.
+    """
+
+    config: TrainingConfig
+    notes: tuple[str, ...]
+    need: Need | None
+
+
+def resolve_choices(config: TrainingConfig, panel: Panel) -> Choices:
+    """Fill in every null that depends on the data; what the user wrote stays.
 
     Args:
         config: As the user wrote it.
         panel: The data.
 
-    Returns:
-        The configuration without those nulls, and one sentence per choice.
-
     Raises:
         DataError: If the series are too short for the horizon.
+        NetworkConfigError: If the network cannot be built.
     """
-    chosen: dict[str, Any] = {}
-    notes: list[str] = []
+    test_size = config.data.test_size
+    chosen = _Chosen(config)
+    freq_reason = "inferred from the timestamps" if panel.time_kind == "datetime" else "integer time"
+    chosen.choose("data.freq", panel.freq, freq_reason)
+    season = chosen.choose("data.season_length", panel.season_length, f"season of {panel.freq} data")
+    horizon = chosen.choose("model.horizon", *_horizon(panel, season, test_size))
+    _validate_lengths(panel, horizon)
+    panel = panel.extended(horizon)
+    need = find_need(chosen.config(), panel)
+    chosen.choose("model.context_length", *_context_length(panel, need, season, horizon, test_size))
+    chosen.choose("optimizer.schedule", "one_cycle", f"for a budget of {config.fit.max_steps} steps")
+    chosen.choose("tracking.model_name", model_name(config.data.path), "from the data file")
+    if config.model.initialization is None:
+        chosen.choose("model.initialization", *choose_initialization(chosen.config(), panel, steps_to_cover(need)))
+    return Choices(chosen.config(), tuple(chosen.notes), need)
 
-    def choose(key: str, value: Any, reason: str) -> Any:
+
+class _Chosen:
+    """What has been chosen so far; keys that the user set are not chosen."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.notes: list[str] = []
+        self._config = config
+        self._tree = config.model_dump()
+
+    def choose(self, key: str, value: Any, reason: str) -> Any:
+        """The user's value, or else this one, said aloud."""
         section, name = key.split(".")
-        given = getattr(getattr(config, section), "register_model" if name == "register" else name)
+        given = self._tree[section][name]
         if given is not None:
             return given
-        chosen[key] = value
-        notes.append(f"{key} = {value} ({reason})")
+        self._tree[section][name] = value
+        self.notes.append(f"{key} = {value} ({reason})")
         return value
 
-    freq_reason = "inferred from the timestamps" if panel.time_kind == "datetime" else "integer time"
-    choose("data.freq", panel.freq, freq_reason)
-    season = choose("data.season_length", panel.season_length, f"season of {panel.freq} data")
-    horizon = choose("model.horizon", *_horizon(panel, season, config.data.test_size))
-    need = config.gradients.need_steps or season
-    choose("model.context_length", *_context_length(panel, need, horizon, config.data.test_size))
-    _validate_lengths(panel, horizon)
-    choose("model.initialization", *_initialization(config, panel, need))
-    choose("optimizer.schedule", "one_cycle", f"for a budget of {config.fit.max_steps} steps")
-    choose("tracking.model_name", model_name(config.data.path), "from the data file")
-    return build_config(_assigned(config, chosen)), tuple(notes)
+    def config(self) -> TrainingConfig:
+        """The configuration with the choices so far."""
+        return build_config(self._tree)
 
 
 def model_name(path: str | None) -> str:
@@ -77,12 +105,15 @@ def _horizon(panel: Panel, season: int, test_size: int) -> tuple[int, str]:
     return longest, f"a sixth of the typical series, which has {typical} rows"
 
 
-def _context_length(panel: Panel, need: int, horizon: int, test_size: int) -> tuple[int, str]:
-    wanted = max(need, 2 * horizon)
+def _context_length(panel: Panel, need: Need | None, season: int, horizon: int, test_size: int) -> tuple[int, str]:
+    steps = steps_to_cover(need)
+    wanted = max(steps, season, 2 * horizon)
     longest = max(1, (int(np.median(_lengths(panel))) - test_size) // 2)
-    if wanted <= longest:
-        return wanted, f"covers {need} steps of need and two horizons"
-    return longest, "half of the typical series"
+    if wanted > longest:
+        return longest, "half of the typical series"
+    parts = [f"a need of {steps} steps"] if steps > 1 else []
+    parts += [f"a season of {season}"] if season > 1 else []
+    return wanted, f"covers {', '.join([*parts, 'two horizons'])}"
 
 
 def _validate_lengths(panel: Panel, horizon: int) -> None:
@@ -90,28 +121,3 @@ def _validate_lengths(panel: Panel, horizon: int) -> None:
     if longest < horizon + 2:
         message = f"the longest series has {longest} rows, too few to learn a horizon of {horizon}."
         raise DataError([Problem("series_too_short", "data", message, "Lower model.horizon or bring longer series.")])
-
-
-def _initialization(config: TrainingConfig, panel: Panel, need: int) -> tuple[InitializationName, str]:
-    architecture = config.model.architecture
-    if architecture == "linear":
-        return "torch", "a linear network has no recurrence"
-    if architecture == "rnn":
-        return "orthogonal", "keeps the gradient's length through an rnn longest"
-    if panel.columns.calendar or panel.columns.futr_exog:
-        return "forget_bias", "covariates say where in the season a step is, so a moderate memory is enough"
-    if need > _FORGET_BIAS_REACH:
-        return "chrono", f"a need of {need} steps is beyond a forget bias of 1, and no covariate tells the season"
-    return "forget_bias", f"reaches a need of {need} steps"
-
-
-# Lag at which a forget bias of 1 leaves a thousandth of the gradient at initialisation (measured, 64 units).
-_FORGET_BIAS_REACH = 48
-
-
-def _assigned(config: TrainingConfig, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    tree = config.model_dump()
-    for key, value in chosen.items():
-        section, name = key.split(".")
-        tree[section][name] = value
-    return tree

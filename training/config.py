@@ -80,7 +80,7 @@ class ModelConfig(_Section):
     architecture: ArchitectureName = "lstm"
     """Network: linear, rnn, gru or lstm."""
     context_length: int | None = Field(default=None, ge=1, le=100_000)
-    """Past steps the network sees; null = covers the season and at least two horizons."""
+    """Past steps the network sees; null = covers the need, a season and two horizons."""
     horizon: int | None = Field(default=None, ge=1, le=100_000)
     """Future steps to forecast; null = one season."""
     hidden_size: int = Field(default=64, ge=1, le=16_384)
@@ -92,7 +92,7 @@ class ModelConfig(_Section):
     nonlinearity: Literal["tanh", "relu"] = "tanh"
     """Activation of the rnn architecture."""
     initialization: InitializationName | None = None
-    """Start of the recurrent weights: torch, orthogonal, forget_bias, chrono, identity; null = chosen."""
+    """Start of the recurrent weights: torch, orthogonal, forget_bias, chrono, identity; null = the first that reaches."""
     forget_bias: float | None = None
     """Total forget (GRU: update) gate bias at the start; null = as the initialization says."""
     init_gain: float | None = Field(default=None, gt=0.0)
@@ -177,6 +177,12 @@ class GradientsConfig(_Section):
     """Child runs that healing may try."""
     heal_seconds: float | None = Field(default=None, gt=0)
     """Healing begins no further child run after so many seconds; null = no limit."""
+
+    @field_validator("preset", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        # YAML 1.1 reads a bare `off` as false.
+        return "off" if value is False else value
 
 
 class TrackingConfig(_Section):

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.config import NETWORK_CONFIG_ADAPTER
 from models.forecaster import Forecaster
-from models.registry import build_forecaster
 from training.choices import resolve_choices
 from training.config import TrainingConfig
 from training.data.panel import Panel, load_panel
 from training.data.splits import Splits, build_splits
 from training.data.windows import WindowStore, covariate_statistics
 from training.errors import ConfigurationError, Problem
-from training.gradients.need import Need, estimate_need, need_windows
+from training.gradients.need import Need
+from training.networks import build_network
 
 # Errors of a nearly constant window are measured in at least this share of its series' standard deviation.
 SCALE_FLOOR_SHARE = 0.01
@@ -37,7 +35,8 @@ class Prepared:
         splits: Where training, validation and test rows end.
         store: Windows by index.
         forecaster: The network at its initialisation, on its device.
-        need: How far back the data pays; None for a network without recurrence, or without instruments.
+        need: How far back the data pays; None for a network without recurrence, and without instruments where nothing
+            is chosen by it.
         seconds: Time taken.
     """
 
@@ -70,7 +69,7 @@ def prepare(config: TrainingConfig) -> Prepared:
             [Problem("config_missing", "data.path", "must name a data file.", "Give --data FILE.")]
         )
     panel = load_panel(config.data, horizon=config.model.horizon or 0)
-    config, notes = resolve_choices(config, panel)
+    config, notes, need = resolve_choices(config, panel)
     horizon, context_length = config.model.horizon, config.model.context_length
     assert horizon is not None
     assert context_length is not None
@@ -80,47 +79,13 @@ def prepare(config: TrainingConfig) -> Prepared:
     if config.fit.num_threads is not None:
         torch.set_num_threads(config.fit.num_threads)
     store = WindowStore(panel, context_length, horizon, device=str(device))
+    statistics = covariate_statistics(panel, splits)
+    # Nothing random may happen between the seed and the fit: dropout goes on where the initialisation ended.
     torch.manual_seed(config.fit.seed)
-    forecaster = build_forecaster(NETWORK_CONFIG_ADAPTER.validate_python(network_description(config, panel)))
-    forecaster.set_covariate_statistics(covariate_statistics(panel, splits))
+    forecaster = build_network(config, panel, statistics)
     forecaster.to(device=device, dtype=DTYPES[config.fit.precision])
-    need = _estimate_need(config, panel, splits)
     seconds = time.perf_counter() - started
     return Prepared(config, (*notes, *panel.notes, *splits.notes), panel, splits, store, forecaster, need, seconds)
-
-
-def _estimate_need(config: TrainingConfig, panel: Panel, splits: Splits) -> Need | None:
-    if config.model.architecture == "linear" or config.gradients.preset == "off":
-        return None
-    context, horizon, season = config.model.context_length, config.model.horizon, config.data.season_length
-    assert context is not None and horizon is not None
-    wanted = max(context, 2 * (season or 1), 4 * horizon)
-    max_lag = max(min(wanted, int(np.median(np.diff(panel.offsets))) // 2), 1)
-    windows = need_windows(panel, splits, max_lag, horizon)
-    return estimate_need(windows, season, config.gradients.need_steps, config.fit.seed)
-
-
-def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
-    """The fields of the network's own configuration, from the run's configuration and the columns of the data."""
-    model, columns = config.model, panel.columns
-    description = {
-        "architecture": model.architecture,
-        "context_length": model.context_length,
-        "horizon": model.horizon,
-        "num_past_covariates": len(columns.past_features),
-        "num_future_covariates": len(columns.future_features),
-        "num_static_covariates": len(columns.static_features),
-        "scaler": model.scaler,
-        "head": model.head,
-        "quantile_levels": model.quantile_levels,
-    }
-    if model.architecture == "linear":
-        return description
-    description |= {
-        key: getattr(model, key)
-        for key in ("hidden_size", "num_layers", "dropout", "initialization", "forget_bias", "init_gain", "decoder")
-    }
-    return description | ({"nonlinearity": model.nonlinearity} if model.architecture == "rnn" else {})
 
 
 def choose_device(name: str) -> torch.device:

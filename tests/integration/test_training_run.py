@@ -272,7 +272,8 @@ class RecordingTracker(_NoopTracker):
 def test_the_dashboard_gets_the_names_of_the_contract_and_not_many_more(data: Path) -> None:
     """Norms per layer, matrix and gate; reach and states; one error per baseline; at most 70 keys in all."""
     tracker = RecordingTracker()
-    pipeline.train(config_for(data, "data.test_size=24"), tracker=tracker, output=Path("run"))
+    config = config_for(data, "data.test_size=24", "model.initialization=forget_bias")
+    pipeline.train(config, tracker=tracker, output=Path("run"))
     names = set(tracker.metrics)
     gates = {f"grad_norm/lstm.0.weight_hh.{gate}" for gate in ("input", "forget", "cell", "output")}
     layers = {f"{kind}/{layer}" for kind in ("grad_norm", "update_ratio") for layer in ("lstm.0", "decoder", "head")}

@@ -129,7 +129,7 @@ def _print_config(config: Any) -> int:
     from training.choices import resolve_choices
     from training.data.panel import load_panel
 
-    resolved, notes = resolve_choices(config, load_panel(config.data))
+    resolved, notes, _need = resolve_choices(config, load_panel(config.data, horizon=config.model.horizon or 0))
     for note in notes:
         print(note, file=sys.stderr)
     print(resolved.to_yaml(), end="")

@@ -1,0 +1,50 @@
+"""From the run's configuration and the columns of the data to a network at its initialisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.config import NETWORK_CONFIG_ADAPTER
+from models.forecaster import CovariateStatistics, Forecaster
+from models.registry import build_forecaster
+from training.config import TrainingConfig
+from training.data.panel import Panel
+
+
+def build_network(config: TrainingConfig, panel: Panel, statistics: CovariateStatistics) -> Forecaster:
+    """Build the network of a configuration without nulls, initialised from the global torch generator.
+
+    Args:
+        config: Sizes, architecture and initialization.
+        panel: Whose columns it reads.
+        statistics: Standardisation of its covariates.
+
+    Raises:
+        NetworkConfigError: If the initialization does not exist for the architecture.
+    """
+    forecaster = build_forecaster(NETWORK_CONFIG_ADAPTER.validate_python(network_description(config, panel)))
+    forecaster.set_covariate_statistics(statistics)
+    return forecaster
+
+
+def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
+    """The fields of the network's own configuration, from the run's configuration and the columns of the data."""
+    model, columns = config.model, panel.columns
+    description = {
+        "architecture": model.architecture,
+        "context_length": model.context_length,
+        "horizon": model.horizon,
+        "num_past_covariates": len(columns.past_features),
+        "num_future_covariates": len(columns.future_features),
+        "num_static_covariates": len(columns.static_features),
+        "scaler": model.scaler,
+        "head": model.head,
+        "quantile_levels": model.quantile_levels,
+    }
+    if model.architecture == "linear":
+        return description
+    description |= {
+        key: getattr(model, key)
+        for key in ("hidden_size", "num_layers", "dropout", "initialization", "forget_bias", "init_gain", "decoder")
+    }
+    return description | ({"nonlinearity": model.nonlinearity} if model.architecture == "rnn" else {})
