@@ -243,6 +243,19 @@ def test_duplicates_without_series_column_hint_at_one(tmp_path: Path) -> None:
         load_panel(DataConfig(path=str(path)))
 
 
+@pytest.mark.parametrize("index", ["rows", "ds"])
+def test_parquet_with_the_index_of_a_frame_is_read_as_its_columns(
+    tmp_path: Path, index: str, long_frame: pd.DataFrame
+) -> None:
+    """Row numbers left over from a concatenation are ignored; times in the index are the times of the rows."""
+    long_frame.to_parquet(tmp_path / "plain.parquet")
+    rows = pd.Index(range(7, 7 + 2 * len(long_frame), 2))
+    indexed = long_frame.set_index(rows if index == "rows" else "ds")
+    indexed.to_parquet(tmp_path / "indexed.parquet")
+    read, wanted = (load_panel(DataConfig(path=str(tmp_path / name))) for name in ("indexed.parquet", "plain.parquet"))
+    assert read.fingerprint == wanted.fingerprint
+
+
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 def test_parquet_times_of_every_unit_agree(tmp_path: Path, unit: str, long_frame: pd.DataFrame) -> None:
     """Times are brought to microseconds whatever the file holds, in several row groups and with integer names."""

@@ -18,6 +18,7 @@ from training.errors import DataError, Problem
 
 _BATCH_ROWS = 1 << 18
 _SAMPLE_ROWS = 200
+_NAMELESS_INDEX = "__index_level_"
 
 
 class _Collector(Protocol):
@@ -117,15 +118,20 @@ def read_parquet_sample(path: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
     """
     try:
         with pq.ParquetFile(path) as file:
-            names = tuple(file.schema_arrow.names)
-            batch = next(
-                file.iter_batches(batch_size=_SAMPLE_ROWS, row_groups=[0] if file.num_row_groups else []), None
+            # pandas writes a nameless index along: row numbers say nothing, times are the times of the rows.
+            names = tuple(
+                field.name
+                for field in file.schema_arrow
+                if not field.name.startswith(_NAMELESS_INDEX) or pa.types.is_temporal(field.type)
             )
+            groups = [0] if file.num_row_groups else []
+            batch = next(file.iter_batches(batch_size=_SAMPLE_ROWS, row_groups=groups, columns=list(names)), None)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
     if batch is None or not batch.num_rows:
         raise unreadable(path, "a parquet file without rows", "Bring rows.", "data_empty")
-    return names, batch.to_pandas()
+    # Without pandas' own remarks, by which a column named `ds` may come back as the index.
+    return names, pa.Table.from_batches([batch]).to_pandas(ignore_metadata=True)
 
 
 def read_parquet_columns(path: Path, needed: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
