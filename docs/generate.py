@@ -28,8 +28,30 @@ def render_pages() -> dict[str, str]:
         "settings.md": render_settings(),
         "http.md": render_routes(),
         "errors.md": render_errors(),
+        "rules.md": render_rules(),
     }
     return {name: HEADER + page.rstrip() + "\n" for name, page in pages.items()}
+
+
+def render_rules() -> str:
+    """Rules in the order in which one explains the other, and every threshold."""
+    from training.gradients.conclusion import RULES
+    from training.gradients.rules import thresholds
+
+    rows = [
+        f"| `{rule.__name__}` | `{verdict}` | {' '.join((inspect.getdoc(rule) or '').split())} |"
+        for rule, verdict in RULES.items()
+    ]
+    values = [
+        f"| `{name}` | {value:g} |" for name, value in vars(thresholds).items() if name.isupper()
+    ]
+    lines = [
+        "# Rules", "", "What each means and what to do: [guide](../gradients.md). The first that is a fault names the verdict.",
+        "", "| rule | verdict | fires when |", "|---|---|---|", *rows, "",
+        "## Thresholds", "", "With their sources in `training/gradients/rules/thresholds.py`.", "",
+        "| threshold | value |", "|---|---|", *values,
+    ]  # fmt: skip
+    return "\n".join(lines)
 
 
 def render_commands() -> str:
