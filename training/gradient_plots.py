@@ -29,8 +29,8 @@ from training.lag_axes import (
     lag_edges,
     layer_colour,
     mark_need,
+    ratio_range,
     scale_lags,
-    smallest_ratio,
     spread_layers,
 )
 from training.plain_words import Unit, ratio_text
@@ -80,7 +80,7 @@ def plot_flow(
     above.set_title(f"What arrives{when}, by layer and by how far back", fontsize=10, loc="left", color=INK)
     for k, layer in enumerate(names):
         draw_curve(below, curves[layer], layer_colour(layer, k), layer_words(layer))
-    draw_thresholds(below, lags, smallest_ratio(readings, names))
+    draw_thresholds(below, lags, ratio_range(readings, names))
     label_lags(below, lags, unit)
     for axis in (above, below):
         mark_need(axis, need, lags, unit if axis is below else None)
@@ -178,7 +178,7 @@ def plot_lag_curves(
         if len(names) == 1:
             envelope = readings.curve(f"envelope/{layer}")
             draw_curve(axis, envelope, FAINT, f"{words}, at its input", linestyle=(0, (5, 1, 1, 1)), linewidth=1.2)
-    draw_thresholds(axis, lags, smallest_ratio(readings, names))
+    draw_thresholds(axis, lags, ratio_range(readings, names))
     label_lags(axis, lags, unit)
     mark_need(axis, need, lags, unit)
     axis.set_title("Share of the gradient that arrives, first and last measurement", fontsize=10, loc="left", color=INK)
@@ -203,7 +203,7 @@ def plot_compared_curves(runs: Mapping[str, Readings], need: int | None = None, 
     figure = build_figure(7.6, 4.2)
     axis = figure.subplots()
     lags: set[int] = set()
-    smallest = 1.0
+    ranges = [ratio_range(readings, [layer]) for readings, layer in measured.values()]
     for k, (name, (readings, layer)) in enumerate(measured.items()):
         steps, colour = flow_steps(readings), LINE_COLOURS[k % len(LINE_COLOURS)]
         last, first = (readings.curve(f"jacobian/{layer}", step) for step in (steps[-1], steps[0]))
@@ -211,8 +211,7 @@ def plot_compared_curves(runs: Mapping[str, Readings], need: int | None = None, 
         if len(steps) > 1:
             draw_curve(axis, first, colour, f"{name}, step {steps[0]:,}", linestyle=(0, (4, 2)), alpha=0.65)
         lags.update(last)
-        smallest = min(smallest, *last.values(), *first.values())
-    draw_thresholds(axis, sorted(lags), smallest)
+    draw_thresholds(axis, sorted(lags), (min(low for low, _ in ranges), max(high for _, high in ranges)))
     label_lags(axis, sorted(lags), unit)
     mark_need(axis, need, sorted(lags), unit)
     axis.set_title("Share of the gradient that arrives", fontsize=10, loc="left", color=INK)

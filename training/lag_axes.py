@@ -22,6 +22,7 @@ from training.plain_words import Unit, ratio_text
 from training.plots import BLUE, FAINT, INK, LINE_COLOURS, VERMILION, style_axis
 
 MAX_PANELS = 6
+MOST_SHOWN = 1e12
 MAX_LABELLED_CELLS = 18
 LAG_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000, 100_000)
 STEPS = Unit()
@@ -77,7 +78,7 @@ def draw_curve(axis: Axes, curve: Mapping[int, float], colour: str, label: str, 
     """Draw a curve over lag; an empty one is left out."""
     if not curve:
         return
-    ratios = np.clip([ratio if ratio > 0 else 0.0 for ratio in curve.values()], 10**LOWEST, 1e12)
+    ratios = np.clip([ratio if ratio > 0 else 0.0 for ratio in curve.values()], 10**LOWEST, MOST_SHOWN)
     # Below what is shown the curve leaves the picture once instead of running along its edge.
     gone = np.flatnonzero(ratios <= 10**LOWEST)
     stop = int(gone[0]) + 1 if len(gone) else len(ratios)
@@ -85,28 +86,26 @@ def draw_curve(axis: Axes, curve: Mapping[int, float], colour: str, label: str, 
     axis.plot(list(curve)[:stop], ratios[:stop], color=colour, label=label, **options)
 
 
-def smallest_ratio(readings: Readings, layers: Sequence[str]) -> float:
-    """Smallest ratio over the training: pictures of all steps share one axis."""
-    values = [
-        value for layer in layers for name in readings.names(f"jacobian/{layer}@") for value in readings.series(name)[1]
-    ]
-    return min((value for value in values if not math.isnan(value)), default=1.0)
+def ratio_range(readings: Readings, layers: Sequence[str]) -> tuple[float, float]:
+    """Smallest and largest ratio over the training: pictures of all steps share one axis."""
+    names = [name for layer in layers for name in readings.names(f"jacobian/{layer}@")]
+    values = [value for name in names for value in readings.series(name)[1] if not math.isnan(value)]
+    return min(values, default=1.0), max(values, default=1.0)
 
 
-def draw_thresholds(axis: Axes, lags: list[int], smallest: float) -> None:
-    """Make the axis logarithmic, down to the smallest ratio worth showing, and draw where reach and float32 end."""
+def draw_thresholds(axis: Axes, lags: list[int], ratios: tuple[float, float]) -> None:
+    """Make the axis logarithmic, wide enough for all ratios worth showing, and draw where reach and float32 end."""
     style_axis(axis)
     axis.set_yscale("log")
-    high = axis.get_ylim()[1]
-    axis.set_ylim(
-        10 ** (LOWEST - 0.3) if smallest < 20 * VANISHING_FAULT else min(smallest, REACH_THRESHOLD) / 5, max(high, 5.0)
-    )
+    smallest, largest = ratios
+    low = 10 ** (LOWEST - 0.3) if smallest < 20 * VANISHING_FAULT else min(smallest, REACH_THRESHOLD) / 5
+    axis.set_ylim(low, min(max(2 * largest, 5.0), MOST_SHOWN))
     words = {REACH_THRESHOLD: "a thousandth: reach ends here", VANISHING_FAULT: "float32 cannot add it any more"}
     for threshold, text in words.items():
-        if threshold >= axis.get_ylim()[0]:
+        if threshold >= low:
             axis.axhline(threshold, color=FAINT, linewidth=0.9, linestyle=(0, (3, 2)))
             axis.text(lags[0] * 0.9, threshold * 1.25, text, fontsize=7.5, color=FAINT, va="bottom")
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: ratio_text(ratio).removeprefix("1·")))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: ratio_text(ratio)))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.set_ylabel("share of the gradient\n(lags 1–5 = 1)", fontsize=9, color=INK)
 
@@ -145,8 +144,8 @@ def name_line(
     axis: Axes, where: float, words: str, colour: str, height: float, last: float, first: float = 0.0
 ) -> None:
     """Words beside a vertical line, on the side with more room."""
-    logarithmic = axis.get_xscale() == "log"
-    share = math.log(where / first) / math.log(last / first) if logarithmic and first else where / last
+    logarithmic = axis.get_xscale() == "log" and 0 < first < last
+    share = math.log(where / first) / math.log(last / first) if logarithmic else where / last
     right = share < 0.35
     axis.annotate(
         words.strip(), (where, height), xycoords=axis.get_xaxis_transform(), xytext=(4 if right else -4, 0),

@@ -13,6 +13,7 @@ from typing import Any
 
 from training.gradients.evidence import Evidence, Outcome
 from training.gradients.lags import REACH_THRESHOLD
+from training.gradients.rules.thresholds import EXPLODING_RATIO
 from training.gradients.verdict import Finding, Remedy, Verdict, VerdictName
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -253,7 +254,25 @@ def ratio_text(ratio: float) -> str:
     if 0.01 <= abs(ratio) < 1000:
         return f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}"
     mantissa, _, exponent = f"{ratio:.1e}".partition("e")
-    return f"{mantissa.removesuffix('.0')}·10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+    factor = "" if mantissa == "1.0" else f"{mantissa.removesuffix('.0')}·"
+    return f"{factor}10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+
+
+def arrival_sentence(ratio: float, need: int, unit: Unit) -> str:
+    """What arrives at the need, in a sentence.
+
+    Args:
+        ratio: To lags 1-5.
+        need: In steps.
+        unit: What a step of the data is called.
+    """
+    where = f"{unit.count(need)} back"
+    if ratio > EXPLODING_RATIO:
+        return f"On its way {where} the correction grows {ratio_text(ratio)}-fold."
+    if ratio >= 1:
+        return f"All of the correction arrives {where}."
+    words = one_part_in(ratio)
+    return f"{ratio_text(ratio)} of the correction arrives {where}" + (f": {words}." if words else ".")
 
 
 def one_part_in(ratio: float) -> str:

@@ -98,7 +98,7 @@ def _tiles(review: RunReview) -> str:
             )
         )
     ratio = review.ratio_at_need
-    if not math.isnan(ratio) and verdict.need_steps is not None:
+    if not math.isnan(ratio) and verdict.need_steps is not None and evidence.need is not None and evidence.need.is_shown:
         label = f"left of the correction at {unit.count(verdict.need_steps)}"
         note = one_part_in(ratio) or f"of 1; short of {ratio_text(VANISHING_WARNING)} it is lost"
         tiles.append(tile(label, ratio_text(ratio), note, "bad" if ratio < VANISHING_WARNING else ""))

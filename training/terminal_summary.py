@@ -12,9 +12,9 @@ from rich.text import Text
 from training.comparison import comparison_rows, conclusion, differing_settings
 from training.plain_words import (
     RULE_WORDS,
+    arrival_sentence,
     collect_remedies,
     headline,
-    one_part_in,
     outcome_sentence,
     ratio_text,
     remedy_command,
@@ -108,9 +108,7 @@ def _print_reach(console: Console, review: RunReview) -> None:
             console.print(Text(f"  {word:<6}") + bar + Text(f" {unit.count(steps)}"))
     ratio = review.ratio_at_need
     if need is not None and not math.isnan(ratio):
-        words = one_part_in(ratio)
-        share = f"{ratio_text(ratio)} of the gradient{f' ({words})' if words else ''}"
-        console.print(f"  {share} arrives {unit.count(need)} back; short of a thousandth it is lost.", soft_wrap=True)
+        console.print(f"  {arrival_sentence(ratio, need, unit)}", soft_wrap=True)
 
 
 def _print_findings(console: Console, review: RunReview) -> None:
