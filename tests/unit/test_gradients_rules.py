@@ -229,7 +229,7 @@ def test_zeros_in_half_precision_are_named_as_such() -> None:
 def test_never_learned_offers_more_steps_only_first_where_the_loss_still_falls() -> None:
     """A falling loss wants a longer budget; a plateau wants another change first."""
     falling = [1.0 - 0.015 * index for index in range(50)]
-    first = fault(conclude(evidence(BAD), readings(loss__train=falling)))
+    first = fault(conclude(evidence(BAD, settings={"optimizer.learning_rate": 0.003}), readings(loss__train=falling)))
     assert first.rule == "never_learned"
     assert first.remedies[0].set == {"fit.max_steps": 1500}
     assert "still falling" in first.message

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.review.example_run import NEED, REACH, STEPS, build_review
 from training.comparison import comparison_rows, comparison_to_dict, conclusion, differing_settings, write_comparison
 from training.config import build_config
-from training.gradient_report import write_report
+from training.gradient_report import write_report, write_report_files
 from training.gradients.evidence import Evidence
 from training.gradients.readings import Readings
 from training.gradients.verdict import Verdict
@@ -144,7 +144,24 @@ def test_the_bar_ends_where_the_reach_does(page):
 def test_a_running_run_is_marked_as_such(review):
     """Whoever reads a preliminary verdict is told so, and from which step it is."""
     text = words_of(write_report(with_fields(review, status="running", is_preliminary=True)))
-    assert "This run is still running: the verdict was drawn from its checkpoint at step 300 and may change." in text
+    assert "Still running: the verdict was drawn from the checkpoint at step 300 and may change." in text
+
+
+def test_a_stop_at_a_bad_number_can_be_repeated(review, run_directory):
+    """Where forensics were left, the page offers the command that repeats the step."""
+    (run_directory / "forensics").mkdir()
+    page = write_report(with_fields(review, path=run_directory))
+    assert f"gradcast diagnose --replay {run_directory}/forensics" in words_of(page)
+
+
+def test_report_and_picture_are_written_into_the_run(review, run_directory):
+    """`gradients/report.html` and `gradients/flow.png` stand beside the readings."""
+    write_report_files(with_fields(review, path=run_directory))
+    assert "the last 32 of the 168 hours" in (run_directory / "gradients" / "report.html").read_text("utf-8")
+    assert (run_directory / "gradients" / "flow.png").read_bytes().startswith(b"\x89PNG")
+    (run_directory / "gradients" / "flow.png").unlink()
+    write_report_files(with_fields(review, path=run_directory, readings=Readings()))
+    assert not (run_directory / "gradients" / "flow.png").exists()
 
 
 def test_the_least_that_a_run_can_leave_makes_a_report(review):

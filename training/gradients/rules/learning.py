@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from training.gradients.rules.case import Case, median, robust_sigma, smoothed
-from training.gradients.rules.remedies import GATED, more_steps, usual_rate
+from training.gradients.rules.remedies import GATED, GOOD_RATE, more_steps, usual_rate
 from training.gradients.rules.thresholds import (
     EARLIEST_SHARE,
     OVERFIT_CHECKS,
@@ -69,10 +69,12 @@ def never_learned(case: Case) -> list[Finding]:
     remedies = []
     rate = case.setting("optimizer.learning_rate") or math.inf
     plain = case.setting("optimizer.name") not in ("adam", "adamw", "nadam", "radam")
-    if plain or not 3e-4 <= rate <= 3e-3:
+    if plain or not 3e-4 <= rate <= 1e-2:
         remedies.append(Remedy(why="a rate that adaptive optimizers usually train with", set=usual_rate(case)))
+    elif still > STILL_FALLING and rate < GOOD_RATE:
+        remedies.append(Remedy(why="the loss falls steadily, so larger steps may get there in time", set=usual_rate(case)))
     if still > STILL_FALLING:
-        remedies.insert(0 if not remedies else 1, more_steps(case))
+        remedies.append(more_steps(case))
     if case.setting("model.architecture") not in GATED:
         remedies.append(Remedy(why="gates carry a state unchanged", set={"model.architecture": "lstm", "model.initialization": "forget_bias"}))
     if case.setting("model.scaler") != "standard":

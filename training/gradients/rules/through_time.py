@@ -7,7 +7,7 @@ from typing import Any
 
 from training.gradients.evidence import NeedEvidence
 from training.gradients.rules.case import Case, median
-from training.gradients.rules.remedies import FORGET_BIAS_REACH, longer_memory, usual_rate
+from training.gradients.rules.remedies import FORGET_BIAS_REACH, GOOD_RATE, longer_memory, usual_rate
 from training.gradients.rules.thresholds import (
     CONFIRMATIONS,
     EXPLODING_RATIO,
@@ -66,16 +66,16 @@ def exploding_through_time(case: Case) -> list[Finding]:
 
 def explosion_remedies(case: Case) -> list[Remedy]:
     """A recurrence that keeps lengths, bounded steps, a smaller rate."""
-    rate = case.setting("optimizer.learning_rate") or 1e-3
+    rate = case.setting("optimizer.learning_rate") or GOOD_RATE
     stable: dict[str, Any] = {} if case.setting("fit.max_grad_norm") else {"fit.max_grad_norm": 1.0}
     if (case.setting("model.init_gain") or 1.0) > 1.0:
         stable["model.init_gain"] = None
     if case.setting("model.architecture") == "rnn":
         stable |= {"model.initialization": "orthogonal", "model.nonlinearity": "tanh"}
-    if rate > 1e-3 or case.setting("optimizer.name") == "sgd":
+    if rate > GOOD_RATE or case.setting("optimizer.name") == "sgd":
         stable |= usual_rate(case)
     first = [Remedy(why="a recurrence that keeps the gradient's length, and bounded updates", set=stable)] if stable else []
-    cautious = {"fit.max_grad_norm": 1.0, "optimizer.learning_rate": min(rate / 3, 1e-3)}
+    cautious = {"fit.max_grad_norm": 1.0, "optimizer.learning_rate": min(rate / 3, GOOD_RATE)}
     return [*first, Remedy(why="bounded and smaller updates", set=cautious, restart="checkpoint")]
 
 
