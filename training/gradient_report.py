@@ -10,7 +10,7 @@ from training.flow import flow_steps, layers_of, spread_steps
 from training.gradient_plots import plot_flow, plot_flow_over_time, plot_lag_curves
 from training.gradients.verdict import Remedy, Verdict
 from training.plain_words import BASELINE_WORDS, RULE_WORDS, collect_remedies, outcome_sentence, remedy_command
-from training.plots import plot_grad_norms, plot_losses
+from training.plots import figure_to_png, plot_grad_norms, plot_losses
 from training.report_hero import STATUS_WORDS, hero
 from training.report_page import (
     command_block,
@@ -57,6 +57,20 @@ def write_report(review: RunReview) -> str:
     return html_page(f"{review.verdict.verdict}: {review.name}", "\n".join(part for part in parts if part))
 
 
+def write_report_files(review: RunReview) -> None:
+    """Write `gradients/report.html` and `gradients/flow.png` into the run's directory.
+
+    Args:
+        review: The run; without a measured flow there is no picture of it.
+    """
+    folder = review.path / "gradients"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.html").write_text(write_report(review), encoding="utf-8")
+    if review.layers:
+        flow = plot_flow_over_time(review.readings, review.verdict.need_steps, review.layers, review.unit)
+        (folder / "flow.png").write_bytes(figure_to_png(flow))
+
+
 def _footer(review: RunReview) -> str:
     command = f"gradcast diagnose {shlex.quote(str(review.path))} --html report.html"
     return f"<footer>Written by gradcast from the run's own files; again: <code>{escape(command)}</code></footer>"
@@ -79,8 +93,12 @@ def _header(review: RunReview) -> str:
 
 def _remedies(review: RunReview) -> str:
     remedies = collect_remedies(review.verdict)[:MAX_REMEDIES]
+    replay = ""
+    if review.forensics is not None:
+        command = command_block(f"gradcast diagnose --replay {shlex.quote(str(review.forensics))}")
+        replay = f"<p>Repeat the step it stopped at, and see where the first such number appeared:</p>{command}"
     if not remedies:
-        return ""
+        return section("What to do", replay)
     items = "".join(
         f"<li>{escape(remedy.why[:1].upper() + remedy.why[1:])}."
         f"{command_block(remedy_command(remedy, review.config_path))}"
@@ -91,7 +109,7 @@ def _remedies(review: RunReview) -> str:
     heal = command_block(remedy_command(healing, review.config_path))
     return section(
         "What to do",
-        f'<ol class="remedies">{items}</ol><p>Or let gradcast try them one after the other and keep what helps:</p>{heal}',
+        f'<ol class="remedies">{items}</ol><p>Or let gradcast try them one after the other and keep what helps:</p>{heal}{replay}',
         "The most promising change first. Each line trains again with these settings; whether it helped is for the "
         "validation error to say, not for the gradient.",
     )

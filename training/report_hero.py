@@ -25,10 +25,9 @@ def hero(review: RunReview) -> str:
     verdict, evidence, unit = review.verdict, review.evidence, review.unit
     notice = ""
     if review.is_preliminary:
-        notice = (
-            f'<p class="notice">This run is {STATUS_WORDS[review.status]}: the verdict was drawn from its checkpoint at '
-            f"step {evidence.step:,} and may change.</p>"
-        )
+        status = STATUS_WORDS[review.status].capitalize()
+        drawn = f"the verdict was drawn from the checkpoint at step {evidence.step:,} and may change."
+        notice = f'<p class="notice">{status}: {drawn}</p>'
     words = headline(verdict, evidence, unit, review.typical_reach)
     more = explanation(verdict, evidence, unit, review.typical_reach)
     return (
@@ -98,7 +97,12 @@ def _tiles(review: RunReview) -> str:
             )
         )
     ratio = review.ratio_at_need
-    if not math.isnan(ratio) and verdict.need_steps is not None and evidence.need is not None and evidence.need.is_shown:
+    if (
+        not math.isnan(ratio)
+        and verdict.need_steps is not None
+        and evidence.need is not None
+        and evidence.need.is_shown
+    ):
         label = f"left of the correction at {unit.count(verdict.need_steps)}"
         note = one_part_in(ratio) or f"of 1; short of {ratio_text(VANISHING_WARNING)} it is lost"
         tiles.append(tile(label, ratio_text(ratio), note, "bad" if ratio < VANISHING_WARNING else ""))

@@ -61,6 +61,12 @@ class RunReview:
         return path if path.is_file() else None
 
     @property
+    def forensics(self) -> Path | None:
+        """What a stop at a number that is none left, to repeat the step with; None if there was no such stop."""
+        path = self.path / "forensics"
+        return path if path.is_dir() else None
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The configuration with dotted keys."""
         return flat_settings(self.config)

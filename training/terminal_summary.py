@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 
 from rich.console import Console
 from rich.padding import Padding
@@ -64,6 +65,10 @@ def print_review(console: Console, review: RunReview) -> None:
 def print_remedies(console: Console, review: RunReview) -> None:
     """Print what to change, as commands on one line each however wide the terminal is."""
     remedies = collect_remedies(review.verdict)
+    if review.forensics is not None:
+        console.print()
+        command = shlex.join(["gradcast", "diagnose", "--replay", str(review.forensics)])
+        console.print(Text("  Repeat the step it stopped at: ") + Text(command, "cyan"), soft_wrap=True)
     if not remedies:
         return
     console.print()
