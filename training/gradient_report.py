@@ -107,9 +107,10 @@ def _remedies(review: RunReview) -> str:
     )
     healing = Remedy(why="", set={"gradients.on_fault": "heal"})
     heal = command_block(remedy_command(healing, review.config_path))
+    offer = "<p>Or let gradcast try them one after the other and keep what helps:</p>"
     return section(
         "What to do",
-        f'<ol class="remedies">{items}</ol><p>Or let gradcast try them one after the other and keep what helps:</p>{heal}{replay}',
+        f'<ol class="remedies">{items}</ol>{offer}{heal}{replay}',
         "The most promising change first. Each line trains again with these settings; whether it helped is for the "
         "validation error to say, not for the gradient.",
     )
