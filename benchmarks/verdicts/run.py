@@ -1,0 +1,207 @@
+"""Run the cases through the pipeline, as they are, with every single change, and with what their verdict proposes.
+
+Resumable: a run that has its `outcome.json` is not done again. Several processes may work on the same folder.
+
+usage: benchmarks/verdicts/run.py WORK [--stage base changes repair] [--jobs 1] [--only CASE ...] [--seeds 0 1 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from cases import CASES, SEEDS
+from changes import CHANGES, difference
+from outcomes import BASE, REPAIR, Outcome, is_faulty, read_outcomes, run_folder
+
+STAGES = ("base", "changes", "repair")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run.
+
+    Attributes:
+        case: Name of the case.
+        change: `base`, the name of a change, or `repair`.
+        seed: Of data and fit.
+        settings: What the change sets.
+    """
+
+    case: str
+    change: str
+    seed: int
+    settings: dict[str, Any]
+
+
+def base_jobs(cases: Iterable[str], seeds: Iterable[int]) -> Iterator[Job]:
+    """Every case as it is."""
+    return (Job(case, BASE, seed, {}) for case in cases for seed in seeds)
+
+
+def change_jobs(work: Path, cases: Iterable[str], seeds: Iterable[int]) -> Iterator[Job]:
+    """Every faulty case with every change that changes anything."""
+    outcomes = read_outcomes(work)
+    for case in cases:
+        if not is_faulty(outcomes, case):
+            continue
+        settings, task = CASES[case].settings, CASES[case].task.settings
+        for change in CHANGES.values():
+            changed = difference(change, settings, task)
+            if changed:
+                yield from (Job(case, change.name, seed, changed) for seed in seeds)
+
+
+def repair_jobs(work: Path, cases: Iterable[str], seeds: Iterable[int]) -> Iterator[Job]:
+    """Every run of a faulty case whose verdict proposes something, with its first finding's first remedy."""
+    outcomes = read_outcomes(work)
+    for case in cases:
+        if not is_faulty(outcomes, case):
+            continue
+        for seed in seeds:
+            remedy = first_remedy(run_folder(work, case, BASE, seed))
+            if remedy:
+                yield Job(case, REPAIR, seed, remedy)
+
+
+def first_remedy(folder: Path) -> dict[str, Any]:
+    """What the first finding of a run's verdict proposes first; empty if it proposes nothing."""
+    path = folder / "verdict.json"
+    findings = json.loads(path.read_text(encoding="utf-8"))["findings"] if path.exists() else []
+    remedies = findings[0]["remedies"] if findings else []
+    return dict(remedies[0]["set"]) if remedies else {}
+
+
+def run_job(work: Path, job: Job) -> Outcome:
+    """Do one run and keep what it left; must be called in a process whose threads are limited."""
+    folder = run_folder(work, job.case, job.change, job.seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch = folder / "run"
+    folder.mkdir(parents=True)
+    case = CASES[job.case]
+    sample = case.task.sample(job.seed)
+    data = folder / "data.parquet"
+    sample.table.to_parquet(data)
+    settings = case.settings | job.settings | {"data.path": str(data), "fit.seed": job.seed}
+    started = time.perf_counter()
+    error, seconds, failure = fit(settings, scratch, folder, is_base=job.change == BASE)
+    outcome = Outcome(
+        case=job.case, change=job.change, seed=job.seed, changed=job.settings, test_error=error, failure=failure,
+        achievable=sample.achievable, trivial=sample.trivial, bar=sample.bar, fit_seconds=round(seconds, 2),
+        seconds=round(time.perf_counter() - started, 2),
+    )  # fmt: skip
+    shutil.rmtree(scratch, ignore_errors=True)
+    data.unlink()
+    outcome.write(folder)
+    return outcome
+
+
+def fit(settings: dict[str, Any], scratch: Path, kept: Path, is_base: bool) -> tuple[float | None, float, str]:
+    """Train and score on the test rows.
+
+    Args:
+        settings: Dotted keys.
+        scratch: Directory of the run.
+        kept: Where readings, evidence and verdict of a base run go.
+        is_base: Other runs are asked for their error alone, so that nothing but fit and backtest is done.
+
+    Returns:
+        Mean absolute test error (None if the fit failed), seconds of the fit, and what failed.
+    """
+    from training.config import load_config
+    from training.errors import NumericalError
+    from training.pipeline import fit_and_judge, non_finite_verdict
+    from training.preparation import prepare
+    from training.run_directory import RunDirectory
+
+    nulls = [f"{key}=null" for key, value in settings.items() if value is None]
+    given = {key: value for key, value in settings.items() if value is not None}
+    if not is_base:
+        given["gradients.preset"] = "off"
+    config = load_config(None, nulls, given)
+    started = time.perf_counter()
+    try:
+        prepared = prepare(config)
+        judged = fit_and_judge(prepared, RunDirectory.create(prepared.config, scratch))
+        if is_base:
+            judged.state.readings.write_parquet(kept / "readings.parquet")
+            (kept / "evidence.json").write_text(judged.evidence.model_dump_json(indent=1), encoding="utf-8")
+            (kept / "verdict.json").write_text(judged.verdict.model_dump_json(indent=1), encoding="utf-8")
+        return judged.backtests["test"].metrics["mae"], judged.state.fit_seconds, ""
+    except NumericalError as error:
+        if is_base:
+            document = non_finite_verdict(error).model_dump_json(indent=1)
+            (kept / "verdict.json").write_text(document, encoding="utf-8")
+        return None, time.perf_counter() - started, f"{error.where} is {error.actual}"[:200]
+
+
+def _start_worker() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _guarded(work: Path, job: Job) -> tuple[Job, Outcome | None, str]:
+    try:
+        return job, run_job(work, job), ""
+    except Exception:  # noqa: BLE001  one broken run must not end a night of them; it is reported and done again
+        return job, None, traceback.format_exc(limit=3)
+
+
+def run_all(work: Path, jobs: list[Job], num_workers: int) -> int:
+    """Do what is not done, with a line of progress per run.
+
+    Returns:
+        Number of runs that broke.
+    """
+    pending = [job for job in jobs if not (run_folder(work, job.case, job.change, job.seed) / "outcome.json").exists()]
+    print(f"{len(jobs)} runs, {len(jobs) - len(pending)} done already", flush=True)
+    started, broken = time.monotonic(), 0
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker) as pool:
+        futures = [pool.submit(_guarded, work, job) for job in pending]
+        for count, future in enumerate(as_completed(futures), 1):
+            job, outcome, trouble = future.result()
+            left = (time.monotonic() - started) / count * (len(pending) - count)
+            result = trouble if outcome is None else outcome.describe()
+            broken += outcome is None
+            print(f"{count}/{len(pending)} {left / 60:.0f} min left  {job.case} {job.change} {job.seed}: {result}", flush=True)
+    return broken
+
+
+def main() -> int:
+    """Parse, run, say what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder for the runs; kept between calls")
+    parser.add_argument("--stage", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--jobs", type=int, default=1, help="worker processes, one thread each")
+    parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), metavar="CASE")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    arguments = parser.parse_args()
+    broken = 0
+    for stage in arguments.stage:
+        work, cases, seeds = arguments.work, arguments.only, arguments.seeds
+        jobs = {
+            "base": lambda: base_jobs(cases, seeds),
+            "changes": lambda: change_jobs(work, cases, seeds),
+            "repair": lambda: repair_jobs(work, cases, seeds),
+        }[stage]()
+        print(f"--- {stage}", flush=True)
+        broken += run_all(work, list(jobs), arguments.jobs)
+    return int(broken > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
