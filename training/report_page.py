@@ -188,6 +188,8 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th { text-align: left; color: var(--faint); font-weight: 600; }
 th, td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td { font-variant-numeric: tabular-nums; }
+th:nth-child(n + 5):last-child { min-width: 250px; }
+th:nth-child(2) { min-width: 110px; }
 .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 6px 12px; align-items: center;
   font-size: 14px; margin: 10px 0; }
 .bars i { display: block; height: 16px; border-radius: 4px; background: var(--line); }
