@@ -13,6 +13,7 @@ from models.errors import GradcastError
 # Verb -> what `gradcast --help` says about it. Its module is training.commands.<verb>.
 VERBS: dict[str, str] = {
     "train": "fit one model, log it, register it",
+    "preflight": "no training: how far the gradient reaches at the start, how far the data needs it to, what to change",
     "diagnose": "verdict, evidence and remedies of a run, running or finished",
     "forecast": "batch forecast from a file with a registered model or a bundle directory",
     "backtest": "rolling-origin evaluation of a config or a registered model, beside the baselines",

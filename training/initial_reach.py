@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -15,11 +16,10 @@ from training.data.splits import Splits
 from training.data.windows import TrainingWindows, WindowStore, covariate_statistics
 from training.gradients.jacobian import STACK, SUB_BATCH, measure_jacobian
 from training.gradients.lags import LagCurve, half_life_steps, log_spaced_lags, reach_steps
+from training.gradients.memory import measure_static_memory
+from training.gradients.rules.thresholds import EXPLODING_RATIO
 from training.networks import build_network
 from training.threads import one_thread
-
-# A gradient that has grown so much at some lag counts as exploding, not as reaching (the rule's threshold).
-EXPLODING_RATIO = 1e3
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,21 @@ def measure_layers(forecaster: RecurrentForecaster, inputs: ForecastInputs, need
     return tuple(LayerReach.of(curve, need_steps) for curve in measure_jacobian(forecaster, inputs, lags))
 
 
-def whole(layers: Sequence[LayerReach]) -> LayerReach:
+def whole_stack(layers: Sequence[LayerReach]) -> LayerReach:
     """What counts for the forecast: the stack, or the only layer."""
     return next((layer for layer in layers if layer.layer == STACK), layers[0])
+
+
+class Start(NamedTuple):
+    """A network before its first step.
+
+    Attributes:
+        reach: Of the whole stack.
+        memory_steps: Time constant of the slowest tenth of units, from the weights alone; infinite if nothing decays.
+    """
+
+    reach: LayerReach
+    memory_steps: float
 
 
 class StartProbe:
@@ -97,8 +109,8 @@ class StartProbe:
             torch.manual_seed(config.fit.seed)
             return build_network(config, self.panel, self._statistics)
 
-    def measure(self, config: TrainingConfig, need_steps: int) -> LayerReach:
-        """Reach of the whole stack of a recurrent configuration.
+    def measure(self, config: TrainingConfig, need_steps: int) -> Start:
+        """Build the network of a recurrent configuration and measure it.
 
         Raises:
             NetworkConfigError: If the network cannot be built.
@@ -106,7 +118,8 @@ class StartProbe:
         with one_thread():
             forecaster = self.build(config)
             assert isinstance(forecaster, RecurrentForecaster)
-            return whole(measure_layers(forecaster, self._windows(config), need_steps))
+            reach = whole_stack(measure_layers(forecaster, self._windows(config), need_steps))
+            return Start(reach, max(layer.p90 for layer in measure_static_memory(forecaster)))
 
     def _windows(self, config: TrainingConfig) -> ForecastInputs:
         context, horizon = config.model.context_length, config.model.horizon

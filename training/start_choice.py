@@ -53,7 +53,7 @@ def choose_initialization(config: TrainingConfig, panel: Panel, need_steps: int)
     tried: list[tuple[InitializationName, LayerReach]] = []
     for name in start_order(model.architecture, model.nonlinearity):
         start = config.model_copy(update={"model": model.model_copy(update={"initialization": name})})
-        tried.append((name, probe.measure(start, wanted)))
+        tried.append((name, probe.measure(start, wanted).reach))
         if tried[-1][1].reaches(wanted):
             return name, _reason(need_steps, tried)
     farthest, _ = max(tried, key=lambda entry: (not entry[1].explodes, entry[1].steps))

@@ -1,0 +1,40 @@
+"""No training: how far the gradient reaches at initialisation, how far the data needs it to, and what to change.
+
+    gradcast preflight --data sales.csv
+    gradcast preflight --config rnn.yaml --set model.initialization=orthogonal --json
+
+The network is built as `train` would build it and measured on windows of its own data, in seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from training.commands.options import add_config_arguments, add_output_arguments, print_json, read_config, say
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe `gradcast preflight`."""
+    add_config_arguments(parser)
+    add_output_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prepare as `train` would, measure, and say what was found."""
+    from training.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    config = read_config(options)
+    from training.preflight import preflight
+    from training.preparation import prepare
+
+    prepared = prepare(config)
+    tell = say(options.quiet)
+    for note in prepared.notes:
+        tell(note)
+    found = preflight(prepared)
+    if options.json:
+        print_json(found.to_dict())
+    else:
+        print(found.headline if options.quiet else f"\n{found.describe()}")
+    return 0
