@@ -60,6 +60,7 @@ def _verdict_section(verdict: Verdict) -> str:
         lines.append("\nHow far the gradient reaches back in time was not measured.")
     elif verdict.need_steps is not None:
         lines.append(f"\nThe gradient reaches {verdict.reach_steps} steps back; the data pays back to {verdict.need_steps}.")
+    lines.append("\nEvidence in figures and words: [report](artifact:gradients/report.html).")
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ from training.judgement import Judge, build_monitor, build_probe, build_watch
 from training.loop import Fit, FitData, FitInterruptedError, FitState
 from training.losses import build_loss
 from training.model_card import write_model_card
+from training.plain_words import Unit
 from training.preparation import DTYPES, Prepared, prepare, series_scale_floor
 from training.progress import SILENT_PROGRESS, FitProgress
 from training.reporting import (
@@ -237,7 +238,7 @@ def _publish(prepared: Prepared, run: RunDirectory, judged: Judged, tracker: Tra
     note = write_model_card(manifest, verdict, prepared.config.tracking.model_name or "model", prepared.notes)
     save_bundle(run.bundle, prepared.forecaster, manifest, extra_files(prepared))
     write_reports(prepared, run, state, backtests, verdict, judged.evidence)
-    log_outcome(tracker, run, state, backtests, verdict, note)
+    log_outcome(tracker, run, state, backtests, verdict, note, Unit.of(prepared.config.data.freq))
     return TrainingResult(tracker.run_id, run.path, prepared, state, backtests, verdict, judged.evidence, note)
 
 

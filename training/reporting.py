@@ -18,14 +18,18 @@ from training.data.context import write_context
 from training.data.panel import Panel
 from training.data.splits import Splits
 from training.evaluation import baseline_metrics, finite_metrics
+from training.gradient_plots import flow_pictures
+from training.gradient_report import write_report_files
 from training.gradients.evidence import Evidence
 from training.gradients.readings import Readings
 from training.gradients.verdict import Verdict
 from training.loop import FitState
+from training.plain_words import Unit
 from training.plots import figure_to_png, plot_forecasts, plot_gate_norms, plot_grad_norms, plot_losses
 from training.preparation import Prepared
 from training.run_directory import RunDirectory
-from training.tracking.tracker import DatasetDescription, RunDescription, Tracker
+from training.run_review import RunReview
+from training.tracking.tracker import NOOP_TRACKER, DatasetDescription, RunDescription, Tracker
 
 
 def describe_run(prepared: Prepared, run: RunDirectory, tags: Mapping[str, str] | None = None) -> RunDescription:
@@ -129,6 +133,9 @@ def write_reports(
     state.readings.write_parquet(gradients / "readings.parquet")
     (gradients / "evidence.json").write_text(evidence.model_dump_json(indent=1), encoding="utf-8")
     (gradients / "verdict.json").write_text(verdict.model_dump_json(indent=1), encoding="utf-8")
+    write_report_files(
+        RunReview(run.path.resolve().name, run.path, prepared.config, state.readings, evidence, verdict)
+    )
     figures = run.path / "figures"
     figures.mkdir(exist_ok=True)
     for name, figure in fit_figures(prepared, state).items():
@@ -168,8 +175,9 @@ def log_outcome(
     backtests: Mapping[str, BacktestResult],
     verdict: Verdict,
     note: str,
+    unit: Unit,
 ) -> None:
-    """Tell the tracking store how the run ended, and give it the files."""
+    """Tell the tracking store how the run ended, and give it the files; the flow of the gradient by step as well."""
     metrics = finite_metrics(backtests)
     for name, scores in baseline_metrics(backtests).items():
         # The other scores of the baselines are in the card and the bundle: in the dashboard they would bury the run's own.
@@ -177,6 +185,9 @@ def log_outcome(
     tracker.log_metrics({key: value for key, value in metrics.items() if value is not None}, state.step)
     tracker.log_tags(verdict_tags(verdict))
     tracker.log_note(note)
+    if tracker is not NOOP_TRACKER:
+        for step, picture in flow_pictures(state.readings, verdict.need_steps, unit).items():
+            tracker.log_figure("gradients/flow", picture, step)
     tracker.log_artifact(run.path / "config.yaml")
     for folder in ("figures", "gradients", "backtest", "bundle"):
         tracker.log_artifact(run.path / folder, folder)

@@ -1,4 +1,4 @@
-"""How the MLflow dashboard is started on this machine, for `gradcast up`."""
+"""The MLflow dashboard: how it is started on this machine, and how a description links into it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,20 @@ import sys
 
 from training.errors import ConfigurationError, Problem
 from training.tracking.environment import artifact_location, normalize_uri, redact
+
+
+def resolve_links(markdown: str, experiment_id: str, run_id: str) -> str:
+    """Turn links to `artifact:PATH` of a description into links the dashboard follows.
+
+    Args:
+        markdown: As the run wrote it, before anybody knew its identity.
+        experiment_id: In the store.
+        run_id: In the store.
+
+    Returns:
+        The same text with links relative to the dashboard's address.
+    """
+    return markdown.replace("(artifact:", f"(#/experiments/{experiment_id}/runs/{run_id}/artifacts/")
 
 
 def dashboard_command(uri: str, host: str, port: int) -> list[str]:

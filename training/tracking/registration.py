@@ -15,6 +15,7 @@ import orjson
 
 import models
 import training
+from training.tracking.dashboard import resolve_links
 from training.tracking.environment import error_code, open_client, prepare_environment, summarize
 from training.tracking.history import record_champion
 from training.tracking.sender import RejectedError
@@ -48,7 +49,8 @@ def register_bundle(uri: str, run_id: str, bundle: Path, event: SpoolEvent) -> R
     if not (bundle / "bundle.json").is_file():
         raise RejectedError("the directory holds no bundle.json")
     client = open_client(uri)
-    name, note, is_healthy = str(event.payload["name"]), str(event.payload["note"]), bool(event.payload["healthy"])
+    name, is_healthy = str(event.payload["name"]), bool(event.payload["healthy"])
+    note = resolve_links(str(event.payload["note"]), client.get_run(run_id).info.experiment_id, run_id)
     identity = f"{run_id}:{event.payload['identity']}"
     _ensure_registered_model(client, name)
     version = _find_version(client, name, identity)

@@ -19,6 +19,7 @@ import orjson
 
 from models.errors import GradcastError
 from training.errors import TrackingError
+from training.tracking.dashboard import resolve_links
 from training.tracking.environment import artifact_location, error_code, open_client, redact, summarize
 from training.tracking.registration import register_bundle
 from training.tracking.sender import RejectedError, UnreachableError
@@ -191,7 +192,9 @@ class MlflowSink:
         self._log_pairs(self._run_id, _clean_pairs(event.payload["tags"], MAX_TAG_LENGTH), kind="tags")
 
     def _note(self, event: SpoolEvent) -> None:
-        self._client.set_tag(self._run_id, NOTE_TAG, _shortened(str(event.payload["markdown"]), MAX_TAG_LENGTH))
+        experiment_id = self._client.get_run(self._run_id).info.experiment_id
+        markdown = resolve_links(str(event.payload["markdown"]), experiment_id, self._run_id)
+        self._client.set_tag(self._run_id, NOTE_TAG, _shortened(markdown, MAX_TAG_LENGTH))
 
     def _artifact(self, event: SpoolEvent) -> None:
         path = self._stored(event)

@@ -121,7 +121,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def log_note(self, markdown: str) -> None:
-        """Record the run's description."""
+        """Record the run's description; `[text](artifact:PATH)` links to a file that was recorded."""
 
     @abstractmethod
     def register(self, request: RegistrationRequest) -> RegisteredModel | None:
