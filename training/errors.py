@@ -68,6 +68,14 @@ class NumericalError(GradcastError):
     """A loss or gradient that stopped being a number, caught before the weights were touched."""
 
     code = "non_finite"
+    loss: float | None = None
+    """Loss of the step, if it was computed."""
+
+
+class ForensicsError(GradcastError):
+    """A record of a failed step that is damaged, was changed, or cannot be repeated here."""
+
+    code = "forensics_invalid"
 
 
 class CheckpointError(GradcastError):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +29,8 @@ from training.checkpoint import (
 from training.config import FitConfig, OptimizerConfig
 from training.data.windows import TrainingWindows, WindowBatch, WindowStore
 from training.errors import NumericalError
-from training.gradients.forensics import locate_non_finite
+from training.forensics import DIRECTORY as FORENSICS
+from training.forensics import FailedStep, explain_non_finite
 from training.gradients.monitor import NOOP_MONITOR, GradientMonitor, dashboard_metrics
 from training.gradients.norms import GradientNorms, clip_, total_norm, validate_finite_gradient
 from training.gradients.readings import Readings
@@ -38,6 +38,7 @@ from training.gradients.schedule import Schedule
 from training.gradients.updates import UpdateRatio
 from training.losses import ForecastLoss
 from training.optimizers import LearningRateSchedule, build_optimizer
+from training.precision import autocast
 from training.progress import FitProgress
 from training.tracking.tracker import Tracker
 
@@ -134,7 +135,7 @@ def train_step(
     Raises:
         NumericalError: If loss or gradient is not finite; the weights are untouched then.
     """
-    with autocast(fit, batch.target.device):
+    with autocast(fit.precision, batch.target.device):
         forecast = forecaster.forward_scaled(batch.inputs, fit.tbptt_steps)
         loss = loss_function(forecast, batch.target, batch.target_mask, scale_floor)
     optimizer.zero_grad(set_to_none=True)
@@ -148,22 +149,20 @@ def train_step(
     return StepReading(loss.detach(), norms, clip)
 
 
-def autocast(fit: FitConfig, device: torch.device) -> AbstractContextManager[object]:
-    """Mixed precision if the configuration asks for it."""
-    if fit.precision == "bfloat16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
+def validation_batches(data: FitData) -> Iterator[WindowBatch]:
+    """The fixed validation windows, some hundred at a time."""
+    series, cutoff = data.validation
+    for rows in range(0, len(series), VALIDATION_BATCH):
+        part = slice(rows, rows + VALIDATION_BATCH)
+        yield data.store.gather(series[part], cutoff[part])
 
 
 @torch.no_grad()
 def validation_loss(forecaster: Forecaster, data: FitData, loss_function: ForecastLoss) -> float:
     """Mean loss over the fixed validation windows, in the same scale as the training loss."""
     forecaster.eval()
-    series, cutoff = data.validation
     totals = torch.zeros(2, dtype=torch.float64)
-    for rows in range(0, len(series), VALIDATION_BATCH):
-        part = slice(rows, rows + VALIDATION_BATCH)
-        batch = data.store.gather(series[part], cutoff[part])
+    for batch in validation_batches(data):
         forecast = forecaster.forward_scaled(batch.inputs)
         sums = loss_function.sums(forecast, batch.target, batch.target_mask, data.floor(batch))
         totals += torch.stack(sums).double().cpu()
@@ -181,7 +180,7 @@ class Fit:
         fit: Budget, clipping, stopping.
         optimizer: Optimizer and schedule.
         schedule: Steps whose gradient norms are logged.
-        directory: Where checkpoints go.
+        directory: Where checkpoints go; the record of a non-finite step goes beside it.
         tracker: Where metrics go.
         progress: What the user sees.
         stop_requested: Asked after every step; True ends the fit with a checkpoint.
@@ -273,6 +272,8 @@ class Fit:
     def _step(self) -> None:
         step = self.state.step + 1
         rate = self.rates.apply(self.optimizer, step)
+        # A few microseconds; without it a step with dropout could never be repeated.
+        random = random_state(self.generator, self.device)
         batch = self.data.store.gather(*self.data.windows.sample(self.fit.batch_size, self.generator))
         # A checkpoint must not fall between two logged steps: the mean loss since the last one would be lost.
         logged = self.schedule(step) or self._is_check(step)
@@ -284,16 +285,37 @@ class Fit:
                 self.gradient_norms, self.fit, step,
             )  # fmt: skip
         except NumericalError as error:
-            location = locate_non_finite(self.forecaster, batch, self.data.ids)
-            raise NumericalError(
-                error.where, error.contract, error.actual, f"It is {location}. {_NON_FINITE_REMEDY}"
-            ) from None
+            raise self._explained(error, batch, random, step, rate) from None
         self._recent.append(reading)
         self.state.step = step
         if logged:
             self._log(step, rate)
         if self.monitor.is_due(step):
             self._look(step)
+
+    def _explained(
+        self, error: NumericalError, batch: WindowBatch, random: Mapping[str, Tensor], step: int, rate: float | None
+    ) -> NumericalError:
+        """The error with place and windows; the step is recorded beside the checkpoints."""
+        failed = FailedStep(
+            self.forecaster, batch, self.data.floor(batch), self.loss_function, self.fit, step, random, self.data.ids,
+            rate, "validation" if rate is None else "step",
+        )  # fmt: skip
+        return explain_non_finite(error, failed, self.directory.with_name(FORENSICS))
+
+    @torch.no_grad()
+    def _validation_failure(self, val_loss: float) -> NumericalError:
+        """What to raise for a validation loss that is no number: found again, batch by batch."""
+        error = NumericalError(f"validation loss at step {self.state.step}", "finite", str(val_loss))
+        self.forecaster.eval()
+        for batch in validation_batches(self.data):
+            forecast = self.forecaster.forward_scaled(batch.inputs)
+            loss = self.loss_function(forecast, batch.target, batch.target_mask, self.data.floor(batch))
+            if not bool(torch.isfinite(loss)):
+                error.loss = loss.item()
+                random = random_state(self.generator, self.device)
+                return self._explained(error, batch, random, self.state.step, None)
+        return error
 
     def _log(self, step: int, rate: float) -> None:
         losses, norms, clips = (torch.stack(column).cpu() for column in zip(*self._recent, strict=True))
@@ -337,7 +359,7 @@ class Fit:
         state = self.state
         val_loss = validation_loss(self.forecaster, self.data, self.loss_function)
         if not math.isfinite(val_loss):
-            raise NumericalError(f"validation loss at step {state.step}", "finite", str(val_loss), _NON_FINITE_REMEDY)
+            raise self._validation_failure(val_loss)
         self.rates.observe(val_loss)
         if val_loss < state.best_val_loss - self.fit.min_delta:
             state.best_val_loss, state.best_step, state.bad_checks = val_loss, state.step, 0
@@ -365,14 +387,12 @@ class Fit:
         write_checkpoint(self.directory / LAST, tensors, document)
 
 
-_NON_FINITE_REMEDY = (
-    "The weights were not updated. Check that series for extreme values, lower optimizer.learning_rate tenfold, "
-    "or set fit.max_grad_norm."
-)
-
-
 def _raise_non_finite(loss: Tensor, gradient_norms: GradientNorms, norms: Tensor, step: int) -> None:
-    if not bool(torch.isfinite(loss)):
-        raise NumericalError(f"loss at step {step}", "finite", f"{loss.item()}")
-    validate_finite_gradient(gradient_norms, norms, step)
-    raise NumericalError(f"total gradient norm at step {step}", "finite", "too large for the number format")
+    try:
+        if not bool(torch.isfinite(loss)):
+            raise NumericalError(f"loss at step {step}", "finite", f"{loss.item()}")
+        validate_finite_gradient(gradient_norms, norms, step)
+        raise NumericalError(f"total gradient norm at step {step}", "finite", "too large for the number format")
+    except NumericalError as error:
+        error.loss = loss.item()
+        raise

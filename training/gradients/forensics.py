@@ -1,70 +1,205 @@
-"""Where a loss or a gradient stopped being a number: layer, series and window."""
+"""Where a step stopped being a number: weights, input, layer, loss or gradient, and which windows it came from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from models.forecaster import Forecaster, ForecastInputs
+from models.forecaster import Forecaster, ForecastInputs, ScaledForecast
 from training.data.windows import WindowBatch
+from training.gradients.norms import named_layer_parameters
+from training.precision import Precision, autocast
 
-MAX_WINDOWS = 5
+MAX_NAMED_WINDOWS = 5
+Stage = Literal["weights", "input", "scaling", "layer", "loss", "gradient", "norm"]
+_IN_WORDS: dict[Stage, str] = {
+    "weights": "the weights of {}, which the update before left that way",
+    "input": "the input",
+    "scaling": "the scaled input",
+    "layer": "{}",
+    "loss": "the loss; every layer before it is finite",
+    "gradient": "the gradient of {}; the loss is finite",
+    "norm": "the norm of the gradient, mostly of {}; every single gradient is finite",
+}
+LossFunction = Callable[[ScaledForecast, Tensor, Tensor, Tensor], Tensor]
+
+
+class StepSettings(NamedTuple):
+    """How a step turns windows into a loss and a gradient.
+
+    Attributes:
+        loss_function: Of forecast, target, target mask and scale floor.
+        tbptt_steps: Truncation of the gradient through time; None = the whole context.
+        precision: Arithmetic of the network.
+        with_gradient: False for validation, which ends at the loss.
+    """
+
+    loss_function: LossFunction
+    tbptt_steps: int | None = None
+    precision: Precision = "float32"
+    with_gradient: bool = True
 
 
 @dataclass(frozen=True)
-class NonFiniteLocation:
-    """What is known about the first non-finite value of a step.
+class NonFinitePlace:
+    """The first non-finite value of a step, forward from the input to the loss, then back from the loss.
 
     Attributes:
-        layer: First layer, from the input on, whose output is not finite; `loss` or `gradient` if all are.
-        windows: Series name and cutoff (rows known) of the windows it came from, at most five.
+        stage: What kind of value it is.
+        layer: The layer it belongs to; empty where it belongs to none. The gradient of `loss` is what the loss hands to
+            the last layer.
+        rows: Windows of the batch it came from; empty if it came from all alike.
+        is_certain: False if no window is non-finite by itself and `rows` are the ones with the largest values.
     """
 
-    layer: str
-    windows: tuple[tuple[str, int], ...]
+    stage: Stage
+    layer: str = ""
+    rows: tuple[int, ...] = ()
+    is_certain: bool = True
 
-    def __str__(self) -> str:
-        if not self.windows:
-            return f"first in {self.layer}"
-        names = ", ".join(f"series {name!r} at row {cutoff}" for name, cutoff in self.windows)
-        return f"first in {self.layer}; windows: {names}"
+    def describe(self, batch: WindowBatch, ids: Sequence[str]) -> str:
+        """The place and its windows, at most five by series and cutoff (rows known)."""
+        place = f"first in {_IN_WORDS[self.stage].format(self.layer)}"
+        if not self.rows:
+            return place
+        shown = [(ids[int(batch.series[row])], int(batch.cutoff[row])) for row in self.rows[:MAX_NAMED_WINDOWS]]
+        names = ", ".join(f"series {name!r} at row {cutoff}" for name, cutoff in shown)
+        count = len(self.rows)
+        some = f"{count} of {len(batch.cutoff)} windows, first " if count > MAX_NAMED_WINDOWS else "windows: "
+        return f"{place}; {some if self.is_certain else 'the largest windows: '}{names}"
 
 
-@torch.no_grad()
-def locate_non_finite(forecaster: Forecaster, batch: WindowBatch, ids: Sequence[str]) -> NonFiniteLocation:
-    """Run the step's forward pass once more, watching every layer.
+@dataclass
+class _Watch:
+    """What the hooks saw."""
+
+    forward: tuple[Stage, str] | None = None
+    backward: set[str] = field(default_factory=set)
+
+    def see(self, stage: Stage, name: str, value: object) -> None:
+        if self.forward is None and not _is_finite(value):
+            self.forward = (stage, name)
+
+
+def forward(
+    forecaster: Forecaster, batch: WindowBatch, scale_floor: Float[Tensor, "B 1"], settings: StepSettings
+) -> tuple[ScaledForecast, Float[Tensor, ""]]:
+    """The forward pass of a step: forecast and loss, as the training loop computes them."""
+    with autocast(settings.precision, batch.target.device):
+        forecast = forecaster.forward_scaled(batch.inputs, settings.tbptt_steps)
+        return forecast, settings.loss_function(forecast, batch.target, batch.target_mask, scale_floor)
+
+
+def locate_non_finite(
+    forecaster: Forecaster, batch: WindowBatch, scale_floor: Float[Tensor, "B 1"], settings: StepSettings
+) -> NonFinitePlace | None:
+    """Run a step once more and watch every layer, forward and backward; weights and their gradients stay as they are.
 
     Args:
-        forecaster: The network as it was at the step.
+        forecaster: The network as it was at the step, in the step's mode.
         batch: The step's windows.
-        ids: Names of the series.
+        scale_floor: Smallest scale of each window's errors.
+        settings: Loss, truncation and precision.
 
     Returns:
-        The first layer with a non-finite output, and the windows that are non-finite in the input or the forecast.
+        The first non-finite value; None if there is none, as when dropout fell differently.
     """
-    first: list[str] = []
+    for layer, _, parameter in named_layer_parameters(forecaster):
+        if not _is_finite(parameter):
+            return NonFinitePlace("weights", layer)
+    bad_inputs = _bad_inputs(batch)
+    if bool(bad_inputs.any()):
+        return NonFinitePlace("input", rows=_rows(bad_inputs))
+    context = batch.inputs.context.detach().requires_grad_(settings.with_gradient)
+    watched = batch._replace(inputs=batch.inputs._replace(context=context))
+    watch = _Watch()
+    with torch.set_grad_enabled(settings.with_gradient), _hooks(forecaster, watch):
+        forecast, loss = forward(forecaster, watched, scale_floor, settings)
+        if watch.forward is not None:
+            stage, layer = watch.forward
+            return NonFinitePlace(stage, layer, _rows(_bad_forecasts(forecast)))
+        if not _is_finite(loss):
+            return _in_loss(forecast, watched, scale_floor, settings)
+        return _in_gradient(forecaster, loss, context, watch) if settings.with_gradient else None
 
-    def watch(name: str) -> object:
-        def hook(_module: object, _arguments: object, output: object) -> None:
-            if not first and not all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(output)):
-                first.append(name)
+
+def _in_loss(
+    forecast: ScaledForecast, batch: WindowBatch, scale_floor: Tensor, settings: StepSettings
+) -> NonFinitePlace:
+    """The windows whose own loss is not finite; if only their sum is not, the largest ones."""
+    losses = torch.stack(
+        [
+            settings.loss_function(
+                ScaledForecast(*(part[row : row + 1] for part in forecast)),
+                batch.target[row : row + 1], batch.target_mask[row : row + 1], scale_floor[row : row + 1],
+            ).detach()
+            for row in range(len(batch.cutoff))
+        ]
+    )  # fmt: skip
+    bad = ~torch.isfinite(losses) | _bad_forecasts(forecast)
+    if bool(bad.any()):
+        return NonFinitePlace("loss", rows=_rows(bad))
+    return NonFinitePlace("loss", rows=_largest(losses), is_certain=False)
+
+
+def _in_gradient(forecaster: Forecaster, loss: Tensor, context: Tensor, watch: _Watch) -> NonFinitePlace | None:
+    """From the loss back to the input: the first layer that turned a finite gradient into one that is not."""
+    named = named_layer_parameters(forecaster)
+    targets = [context, *(parameter for _, _, parameter in named)]
+    of_window, *of_parameters = torch.autograd.grad(loss, targets, materialize_grads=True, allow_unused=True)
+    gradients = [(layer, gradient) for (layer, _, _), gradient in zip(named, of_parameters, strict=True)]
+    bad_rows = ~torch.isfinite(of_window).all(dim=1)
+    is_certain = bool(bad_rows.any())
+    rows = _rows(bad_rows) if is_certain else _largest(of_window.double().square().sum(dim=1))
+    bad_layers = {layer for layer, gradient in gradients if not _is_finite(gradient)}
+    above = "loss"
+    for layer in reversed(forecaster.layers()):
+        if layer in watch.backward:
+            return NonFinitePlace("gradient", above, rows, is_certain)
+        if layer in bad_layers:
+            return NonFinitePlace("gradient", layer, rows, is_certain)
+        above = layer
+    if bad_layers:
+        return NonFinitePlace("gradient", min(bad_layers), rows, is_certain)
+    total = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for _, gradient in gradients]))
+    if _is_finite(total):
+        return None
+    largest = max(gradients, key=lambda pair: float(torch.linalg.vector_norm(pair[1].double())))
+    return NonFinitePlace("norm", largest[0], rows, is_certain)
+
+
+@contextmanager
+def _hooks(forecaster: Forecaster, watch: _Watch) -> Iterator[None]:
+    """Watch the scaler and every layer while the context lasts."""
+
+    def after(stage: Stage, name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _arguments: object, output: object) -> None:
+            watch.see(stage, name, output)
+            for tensor in _tensors(output):
+                if tensor.requires_grad:
+                    tensor.register_hook(lambda gradient: None if _is_finite(gradient) else watch.backward.add(name))
 
         return hook
 
-    handles = [module.register_forward_hook(watch(name)) for name, module in forecaster.layers().items()]  # type: ignore[arg-type]
+    def before(_module: nn.Module, arguments: Any) -> None:
+        # Covariates are standardised outside of any module; what arrives at a layer shows it.
+        watch.see("scaling", "", arguments)
+
+    layers = forecaster.layers()
+    handles = [forecaster.scaler.register_forward_hook(after("scaling", ""))]
+    handles += [module.register_forward_pre_hook(before) for module in layers.values()]
+    handles += [module.register_forward_hook(after("layer", name)) for name, module in layers.items()]
     try:
-        forecast = forecaster.forward_scaled(batch.inputs)
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    bad = ~torch.isfinite(forecast.prediction).flatten(1).all(dim=1) | _bad_inputs(batch)
-    rows = bad.nonzero().flatten().tolist()[:MAX_WINDOWS]
-    windows = tuple((ids[int(batch.series[row])], int(batch.cutoff[row])) for row in rows)
-    inputs_bad = bool(_bad_inputs(batch).any())
-    return NonFiniteLocation("input" if inputs_bad else (first[0] if first else "the gradient"), windows)
 
 
 def _bad_inputs(batch: WindowBatch) -> Tensor:
@@ -74,6 +209,26 @@ def _bad_inputs(batch: WindowBatch) -> Tensor:
     for tensor in (tensors.context, tensors.past_covariates, tensors.future_covariates, tensors.static_covariates):
         flags = flags | ~torch.isfinite(tensor).flatten(1).all(dim=1)
     return flags
+
+
+def _bad_forecasts(forecast: ScaledForecast) -> Tensor:
+    bad = ~torch.isfinite(forecast.prediction.detach()).flatten(1).all(dim=1)
+    return bad | ~torch.isfinite(forecast.loc.detach() + forecast.scale.detach()).flatten(1).all(dim=1)
+
+
+def _rows(flags: Tensor) -> tuple[int, ...]:
+    """Positions of the flagged windows; none if all are: then it is not the windows."""
+    rows = tuple(int(row) for row in flags.nonzero().flatten().tolist())
+    return () if len(rows) == len(flags) > 1 else rows
+
+
+def _largest(sizes: Tensor) -> tuple[int, ...]:
+    count = min(MAX_NAMED_WINDOWS, len(sizes))
+    return tuple(sorted(int(row) for row in sizes.topk(count).indices.tolist()))
+
+
+def _is_finite(value: object) -> bool:
+    return all(bool(torch.isfinite(tensor.detach()).all()) for tensor in _tensors(value) if tensor.is_floating_point())
 
 
 def _tensors(output: object) -> list[Tensor]:
