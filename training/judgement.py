@@ -77,7 +77,7 @@ class Judge:
             need=None if prepared.need is None else NeedEvidence.of(prepared.need),
             data=self.data,
             outcome=outcome,
-            past_gain=self._measure_past_gain(),
+            past_gain=None if outcome is None else self._measure_past_gain(),
             step=state.step,
             best_step=state.best_step,
         )

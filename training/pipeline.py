@@ -33,6 +33,7 @@ from training.reporting import (
     gradcast_version,
     log_outcome,
     verdict_tags,
+    write_gradients,
     write_reports,
 )
 from training.run_directory import RunDirectory
@@ -203,7 +204,7 @@ def fit_and_judge(
     stop_requested: Callable[[], bool] = lambda: False,
     resume: bool = False,
 ) -> Judged:
-    """The part of a run that computes; nothing but checkpoints is written.
+    """The part of a run that computes; only checkpoints and what the fit is judged by are written.
 
     Args:
         prepared: Data and network.
@@ -225,7 +226,12 @@ def fit_and_judge(
     if resume and (run.checkpoints / LAST).exists():
         fit.resume()
         say(f"resumed at step {fit.state.step}")
-    state = fit.run()
+    write_gradients(run, judge.gather(fit.state, None))
+    try:
+        state = fit.run()
+    except NumericalError as error:
+        write_gradients(run, judge.gather(fit.state, None), fit.state.readings, non_finite_verdict(error))
+        raise
     say(f"fit ended at step {state.step}; best validation loss {state.best_val_loss:.4f} at step {state.best_step}")
     backtests = judge.evaluation.run_all()
     return Judged(state, backtests, *judge.judge(state, backtests))

@@ -120,6 +120,26 @@ def extra_files(prepared: Prepared) -> dict[str, bytes]:
     return {"context.parquet": write_context(prepared.panel, None, prepared.forecaster.config.context_length)}
 
 
+def write_gradients(
+    run: RunDirectory, evidence: Evidence, readings: Readings | None = None, verdict: Verdict | None = None
+) -> None:
+    """Write what a verdict rests on, so that it can be drawn again from the run's directory alone.
+
+    Args:
+        run: Where to.
+        evidence: What is known; before the first step all but the outcome.
+        readings: What was measured, once there is something.
+        verdict: Once there is one.
+    """
+    folder = run.path / "gradients"
+    folder.mkdir(exist_ok=True)
+    (folder / "evidence.json").write_text(evidence.model_dump_json(indent=1), encoding="utf-8")
+    if readings is not None:
+        readings.write_parquet(folder / "readings.parquet")
+    if verdict is not None:
+        (folder / "verdict.json").write_text(verdict.model_dump_json(indent=1), encoding="utf-8")
+
+
 def write_reports(
     prepared: Prepared,
     run: RunDirectory,
@@ -129,10 +149,7 @@ def write_reports(
     evidence: Evidence,
 ) -> None:
     """Write readings, evidence, verdict, figures and backtests into the run's directory."""
-    gradients = run.path / "gradients"
-    state.readings.write_parquet(gradients / "readings.parquet")
-    (gradients / "evidence.json").write_text(evidence.model_dump_json(indent=1), encoding="utf-8")
-    (gradients / "verdict.json").write_text(verdict.model_dump_json(indent=1), encoding="utf-8")
+    write_gradients(run, evidence, state.readings, verdict)
     write_report_files(
         RunReview(run.path.resolve().name, run.path, prepared.config, state.readings, evidence, verdict)
     )
