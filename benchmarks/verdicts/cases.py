@@ -120,7 +120,6 @@ _LOOK_ALIKES = (
 )  # fmt: skip
 
 _SINGLE_FAULTS = (
-    _case("recall32-rnn-torch", "recall32", "rnn that forgets", **_RNN, **_TORCH),
     _case("recall48-rnn-torch", "recall48", "rnn that forgets", **_RNN, **_TORCH),
     _case("recall32-lstm-torch", "recall32", "LSTM with a forget bias of 0", **_TORCH),
     _case("recall48-lstm-torch", "recall48", "LSTM with a forget bias of 0", **_TORCH),

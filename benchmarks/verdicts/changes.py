@@ -38,7 +38,7 @@ class Change:
     causes: Callable[[Settings], frozenset[str]]
 
 
-def _clip(settings: Settings, _task: Settings) -> dict[str, Any]:
+def _clip(_settings: Settings, _task: Settings) -> dict[str, Any]:
     return {"fit.max_grad_norm": 1.0}
 
 
@@ -48,7 +48,7 @@ def _clip_causes(settings: Settings) -> frozenset[str]:
     return frozenset({"bad_learning_rate"} if limit is not None and limit < 1.0 else {"exploding"})
 
 
-def _usual_rate(settings: Settings, _task: Settings) -> dict[str, Any]:
+def _usual_rate(_settings: Settings, _task: Settings) -> dict[str, Any]:
     return {"optimizer.name": "adamw", "optimizer.learning_rate": 1e-3, "optimizer.momentum": 0.0}
 
 
@@ -79,7 +79,7 @@ def recurrence_causes(settings: Settings) -> frozenset[str]:
     return frozenset({"vanishing", "saturated"} if bias is not None and bias <= _SHUT_BIAS else {"vanishing"})
 
 
-def _scaler(settings: Settings, _task: Settings) -> dict[str, Any]:
+def _scaler(_settings: Settings, _task: Settings) -> dict[str, Any]:
     return {"model.scaler": "standard"}
 
 
@@ -88,7 +88,7 @@ def _context(settings: Settings, task: Settings) -> dict[str, Any]:
     return {"model.context_length": decent} if settings["model.context_length"] < decent else {}
 
 
-def _truncation(settings: Settings, _task: Settings) -> dict[str, Any]:
+def _truncation(_settings: Settings, _task: Settings) -> dict[str, Any]:
     return {"fit.tbptt_steps": None}
 
 
@@ -96,11 +96,11 @@ def _longer(settings: Settings, _task: Settings) -> dict[str, Any]:
     return {"fit.max_steps": 3 * settings["fit.max_steps"]}
 
 
-def _shallow(settings: Settings, _task: Settings) -> dict[str, Any]:
+def _shallow(_settings: Settings, _task: Settings) -> dict[str, Any]:
     return {"model.num_layers": 1}
 
 
-def _tanh(settings: Settings, _task: Settings) -> dict[str, Any]:
+def _tanh(_settings: Settings, _task: Settings) -> dict[str, Any]:
     return {"model.nonlinearity": "tanh"}
 
 

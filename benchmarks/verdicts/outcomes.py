@@ -68,7 +68,7 @@ class Outcome:
     def describe(self) -> str:
         """A line for the log."""
         word = "solved" if self.is_solved else "NOT solved"
-        return f"{word}, error {self.error:.4g}, bar {self.bar:.4g}, {self.seconds:.1f} s{' ' + self.failure if self.failure else ''}"
+        return f"{word}, error {self.error:.4g}, bar {self.bar:.4g}, {self.seconds:.1f} s {self.failure}".rstrip()
 
     def write(self, folder: Path) -> None:
         """Mark the run as done, all or nothing."""

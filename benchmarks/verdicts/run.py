@@ -3,6 +3,7 @@
 Resumable: a run that has its `outcome.json` is not done again. Several processes may work on the same folder.
 
 usage: benchmarks/verdicts/run.py WORK [--stage base changes repair] [--jobs 1] [--only CASE ...] [--seeds 0 1 2]
+                                         [--recompute]
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from cases import CASES, SEEDS
 from changes import CHANGES, difference
 from outcomes import BASE, REPAIR, Outcome, is_faulty, read_outcomes, run_folder
+from verdict_store import draw_verdict, first_remedy
 
 STAGES = ("base", "changes", "repair")
 
@@ -64,24 +64,16 @@ def change_jobs(work: Path, cases: Iterable[str], seeds: Iterable[int]) -> Itera
                 yield from (Job(case, change.name, seed, changed) for seed in seeds)
 
 
-def repair_jobs(work: Path, cases: Iterable[str], seeds: Iterable[int]) -> Iterator[Job]:
+def repair_jobs(work: Path, cases: Iterable[str], seeds: Iterable[int], recompute: bool) -> Iterator[Job]:
     """Every run of a faulty case whose verdict proposes something, with its first finding's first remedy."""
     outcomes = read_outcomes(work)
     for case in cases:
         if not is_faulty(outcomes, case):
             continue
         for seed in seeds:
-            remedy = first_remedy(run_folder(work, case, BASE, seed))
+            remedy = first_remedy(draw_verdict(run_folder(work, case, BASE, seed), recompute))
             if remedy:
                 yield Job(case, REPAIR, seed, remedy)
-
-
-def first_remedy(folder: Path) -> dict[str, Any]:
-    """What the first finding of a run's verdict proposes first; empty if it proposes nothing."""
-    path = folder / "verdict.json"
-    findings = json.loads(path.read_text(encoding="utf-8"))["findings"] if path.exists() else []
-    remedies = findings[0]["remedies"] if findings else []
-    return dict(remedies[0]["set"]) if remedies else {}
 
 
 def run_job(work: Path, job: Job) -> Outcome:
@@ -160,13 +152,19 @@ def _guarded(work: Path, job: Job) -> tuple[Job, Outcome | None, str]:
         return job, None, traceback.format_exc(limit=3)
 
 
+def is_done(work: Path, job: Job) -> bool:
+    """Whether this very run is there; a remedy that the rules have changed since is another run."""
+    path = run_folder(work, job.case, job.change, job.seed) / "outcome.json"
+    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["changed"] == job.settings
+
+
 def run_all(work: Path, jobs: list[Job], num_workers: int) -> int:
     """Do what is not done, with a line of progress per run.
 
     Returns:
         Number of runs that broke.
     """
-    pending = [job for job in jobs if not (run_folder(work, job.case, job.change, job.seed) / "outcome.json").exists()]
+    pending = [job for job in jobs if not is_done(work, job)]
     print(f"{len(jobs)} runs, {len(jobs) - len(pending)} done already", flush=True)
     started, broken = time.monotonic(), 0
     context = multiprocessing.get_context("spawn")
@@ -181,6 +179,13 @@ def run_all(work: Path, jobs: list[Job], num_workers: int) -> int:
     return broken
 
 
+def _jobs(stage: str, arguments: argparse.Namespace) -> Iterator[Job]:
+    work, cases, seeds = arguments.work, arguments.only, arguments.seeds
+    if stage == "base":
+        return base_jobs(cases, seeds)
+    return change_jobs(work, cases, seeds) if stage == "changes" else repair_jobs(work, cases, seeds, arguments.recompute)
+
+
 def main() -> int:
     """Parse, run, say what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -189,17 +194,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="worker processes, one thread each")
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), metavar="CASE")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--recompute", action="store_true", help="repair what today's rules propose, not the stored verdicts")
     arguments = parser.parse_args()
     broken = 0
     for stage in arguments.stage:
-        work, cases, seeds = arguments.work, arguments.only, arguments.seeds
-        jobs = {
-            "base": lambda: base_jobs(cases, seeds),
-            "changes": lambda: change_jobs(work, cases, seeds),
-            "repair": lambda: repair_jobs(work, cases, seeds),
-        }[stage]()
         print(f"--- {stage}", flush=True)
-        broken += run_all(work, list(jobs), arguments.jobs)
+        broken += run_all(arguments.work, list(_jobs(stage, arguments)), arguments.jobs)
     return int(broken > 0)
 
 

@@ -244,7 +244,7 @@ def _plain(horizon: int, context: int = 32, **data: Any) -> dict[str, Any]:
     }
 
 
-_INPUT = {"hist_exog": ["x"]}
+_INPUT: dict[str, Any] = {"hist_exog": ["x"]}
 _ALL = (
     _recall_task(16, 24, 8, 24, declared=False),
     _recall_task(24, 36, 12, 32, declared=False),
