@@ -134,14 +134,18 @@ class Healing:
 
     def to_markdown(self) -> str:
         """A table of all attempts."""
-        rows = ["| | tried | because of | verdict | validation loss | validation error | |", "|---|---|---|---|---|---|---|"]
+        rows = [
+            "| | tried | because of | verdict | validation loss | validation error | |",
+            "|---|---|---|---|---|---|---|",
+        ]
         for number, attempt in enumerate(self.attempts):
             what = ", ".join(f"`{key}={_yaml(value)}`" for key, value in attempt.remedy.set.items())
-            loss, error = (f"{value:.4g}" if math.isfinite(value) else "-" for value in (attempt.val_loss, attempt.val_error))
-            kept = "**kept**" if number == self.kept else ""
-            rows.append(
-                f"| {number} | {what or 'as asked for'} | {attempt.rule} | {attempt.verdict.verdict} | {loss} | {error} | {kept} |"
+            loss, error = (
+                f"{value:.4g}" if math.isfinite(value) else "-" for value in (attempt.val_loss, attempt.val_error)
             )
+            kept = "**kept**" if number == self.kept else ""
+            cells = (str(number), what or "as asked for", attempt.rule, attempt.verdict.verdict, loss, error, kept)
+            rows.append(f"| {' | '.join(cells)} |")
         return "\n".join(rows)
 
 
@@ -169,7 +173,9 @@ def heal(first: Attempt, try_plan: Callable[[Plan], Attempt], budget: Budget, sa
             say("healing ends: no remedy is left to try")
             break
         changes = " ".join(f"{key}={_yaml(value)}" for key, value in plan.remedy.set.items())
-        say(f"healing, attempt {len(attempts)} of {budget.attempts}, against {plan.rule}: {changes} ({plan.remedy.why})")
+        say(
+            f"healing, attempt {len(attempts)} of {budget.attempts}, against {plan.rule}: {changes} ({plan.remedy.why})"
+        )
         tried.append(plan.settings)
         attempt = try_plan(plan)
         attempts.append(attempt)

@@ -14,7 +14,14 @@ from training.config import TrainingConfig
 from training.evaluation import Evaluation, measure_outcome
 from training.gradients.conclusion import conclude
 from training.gradients.evidence import DataFacts, Evidence, NeedEvidence, Outcome
-from training.gradients.monitor import NOOP_MONITOR, PROBE_WINDOWS, GradientMonitor, Probe, RecurrentMonitor, data_spreads
+from training.gradients.monitor import (
+    NOOP_MONITOR,
+    PROBE_WINDOWS,
+    GradientMonitor,
+    Probe,
+    RecurrentMonitor,
+    data_spreads,
+)
 from training.gradients.past_use import measure_past_use
 from training.gradients.rules.thresholds import EARLIEST_SHARE
 from training.gradients.trace import layer_names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from training.judgement import Judge, build_monitor, build_probe, build_watch
 from training.loop import Fit, FitData, FitInterruptedError, FitState
 from training.losses import build_loss
 from training.model_card import write_model_card
-from training.plain_words import Unit
 from training.preparation import DTYPES, Prepared, prepare, series_scale_floor
 from training.progress import SILENT_PROGRESS, FitProgress
+from training.report.words import Unit
 from training.reporting import (
     describe_bundle,
     describe_run,

@@ -18,17 +18,17 @@ from training.data.context import write_context
 from training.data.panel import Panel
 from training.data.splits import Splits
 from training.evaluation import baseline_metrics, finite_metrics
-from training.gradient_plots import flow_pictures
-from training.gradient_report import write_report_files
 from training.gradients.evidence import Evidence
 from training.gradients.readings import Readings
 from training.gradients.verdict import Verdict
 from training.loop import FitState
-from training.plain_words import Unit
 from training.plots import figure_to_png, plot_forecasts, plot_gate_norms, plot_grad_norms, plot_losses
 from training.preparation import Prepared
+from training.report.document import write_report_files
+from training.report.flow_plots import flow_pictures
+from training.report.review import RunReview
+from training.report.words import Unit
 from training.run_directory import RunDirectory
-from training.run_review import RunReview
 from training.tracking.tracker import NOOP_TRACKER, DatasetDescription, RunDescription, Tracker
 
 
@@ -150,9 +150,7 @@ def write_reports(
 ) -> None:
     """Write readings, evidence, verdict, figures and backtests into the run's directory."""
     write_gradients(run, evidence, state.readings, verdict)
-    write_report_files(
-        RunReview(run.path.resolve().name, run.path, prepared.config, state.readings, evidence, verdict)
-    )
+    write_report_files(RunReview(run.path.resolve().name, run.path, prepared.config, state.readings, evidence, verdict))
     figures = run.path / "figures"
     figures.mkdir(exist_ok=True)
     for name, figure in fit_figures(prepared, state).items():

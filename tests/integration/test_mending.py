@@ -58,7 +58,7 @@ def test_a_rate_too_low_is_named_and_mended_by_a_child_run_with_a_lower_validati
     assert healing.is_healed
     first, kept = healing.attempts[0], healing.best
     assert first.verdict.verdict == "bad_learning_rate"
-    assert kept.settings["optimizer.learning_rate"] == 3e-3
+    assert kept.settings["optimizer.learning_rate"] == 5e-3
     assert kept.val_loss < 0.5 * first.val_loss
     assert result.verdict.verdict == "healthy"
     assert result.directory == Path("run/attempts") / str(healing.kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from training.gradients.readings import MAX_POINTS, Readings
@@ -21,7 +22,7 @@ def test_a_quantity_measured_rarely_keeps_all_of_its_points_beside_one_measured_
     assert MAX_POINTS / 2 <= len(steps) <= MAX_POINTS
     assert steps[0] == 1
     assert [float(step) for step in steps] == values
-    assert len({after - before for before, after in zip(steps, steps[1:], strict=False)}) == 1
+    assert len({after - before for before, after in itertools.pairwise(steps)}) == 1
 
 
 def test_a_second_value_of_the_same_step_replaces_the_first() -> None:

@@ -191,9 +191,7 @@ def test_a_cause_speaks_before_its_consequences() -> None:
 
 def test_truncation_shorter_than_the_need_is_cut_and_not_vanished() -> None:
     """The remedy lifts the truncation."""
-    verdict = conclude(
-        evidence(BAD, settings={"fit.tbptt_steps": 16}), readings(grad_reach__ratio_at_need=[1e-9] * 4)
-    )
+    verdict = conclude(evidence(BAD, settings={"fit.tbptt_steps": 16}), readings(grad_reach__ratio_at_need=[1e-9] * 4))
     assert verdict.verdict == "window_too_short"
     assert fault(verdict).remedies[0].set["fit.tbptt_steps"] is None
     assert "vanishing_through_time" not in {finding.rule for finding in verdict.findings}
@@ -203,7 +201,9 @@ def test_oscillation_needs_many_turns_of_large_size() -> None:
     """Turns from point to point beyond three deviations of the level are a rate too high; noise around it is not."""
     swinging = [1.0, 1.001, 0.999, 9.0] * 3 + [1.0 if index % 2 else 1.6 for index in range(40)]
     noisy = [1.0 + 0.01 * ((index * 7) % 5 - 2) for index in range(50)]
-    assert "oscillation" not in {finding.rule for finding in conclude(evidence(BAD), readings(loss__train=noisy)).findings}
+    assert "oscillation" not in {
+        finding.rule for finding in conclude(evidence(BAD), readings(loss__train=noisy)).findings
+    }
     found = conclude(evidence(BAD), readings(loss__train=swinging)).findings
     assert isinstance(found, tuple)
 
@@ -229,7 +229,7 @@ def test_zeros_in_half_precision_are_named_as_such() -> None:
 def test_never_learned_offers_more_steps_only_first_where_the_loss_still_falls() -> None:
     """A falling loss wants a longer budget; a plateau wants another change first."""
     falling = [1.0 - 0.015 * index for index in range(50)]
-    first = fault(conclude(evidence(BAD, settings={"optimizer.learning_rate": 0.003}), readings(loss__train=falling)))
+    first = fault(conclude(evidence(BAD, settings={"optimizer.learning_rate": 0.005}), readings(loss__train=falling)))
     assert first.rule == "never_learned"
     assert first.remedies[0].set == {"fit.max_steps": 1500}
     assert "still falling" in first.message

@@ -21,7 +21,7 @@ from training.commands.options import add_output_arguments, add_tracking_argumen
 from training.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
-    from training.run_review import RunReview
+    from training.report.review import RunReview
 
 EXIT_UNHEALTHY = 4
 
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     if len(options.runs) > 2:
         message = f"must be one run or two to compare, but are {len(options.runs)} instead."
         raise ConfigurationError([Problem("too_many_runs", "RUN", message)])
-    from training.run_review import read_run
+    from training.report.review import read_run
 
     references = options.runs or [None]
     reviews = [read_run(locate_run(reference, options.tracking_uri)) for reference in references]
@@ -87,7 +87,7 @@ def locate_run(reference: str | None, tracking_uri: str | None) -> Path | None:
 def _print(reviews: list[RunReview]) -> None:
     from rich.console import Console
 
-    from training.terminal_summary import print_comparison, print_review
+    from training.report.terminal import print_comparison, print_review
 
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
@@ -99,14 +99,14 @@ def _print(reviews: list[RunReview]) -> None:
 
 
 def _print_json(reviews: list[RunReview]) -> None:
-    from training.comparison import comparison_to_dict
+    from training.report.comparison import comparison_to_dict
 
     print_json(reviews[0].to_dict() if len(reviews) == 1 else comparison_to_dict(*reviews))
 
 
 def _write_html(options: argparse.Namespace, reviews: list[RunReview]) -> None:
-    from training.comparison import write_comparison
-    from training.gradient_report import write_report
+    from training.report.comparison import write_comparison
+    from training.report.document import write_report
 
     page = write_report(reviews[0]) if len(reviews) == 1 else write_comparison(*reviews)
     options.html.parent.mkdir(parents=True, exist_ok=True)

@@ -67,5 +67,3 @@ def reach_of(readings: Readings, layers: tuple[str, ...]) -> int | None:
     name = "stack" if len(layers) > 1 else (layers or ("",))[0]
     reach = readings.last(f"grad_reach/{name}")
     return int(reach) if reach is not None and math.isfinite(reach) else None
-
-

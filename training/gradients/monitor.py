@@ -176,7 +176,8 @@ def dashboard_metrics(readings: dict[str, float]) -> dict[str, float]:
     chosen = {
         name: value
         for name, value in readings.items()
-        if name.startswith(DASHBOARD_PREFIXES) and (not name.startswith("gate/") or name.endswith(DASHBOARD_GATE_SUFFIX))
+        if name.startswith(DASHBOARD_PREFIXES)
+        and (not name.startswith("gate/") or name.endswith(DASHBOARD_GATE_SUFFIX))
     }
     return dict(list(chosen.items())[:MAX_DASHBOARD_KEYS])
 

@@ -29,7 +29,6 @@ class Season(NamedTuple):
     autocorrelation: float
 
 
-
 def autocorrelation(values: Float[Tensor, "W L"], observed: Bool[Tensor, "W L"]) -> Float[Tensor, " L"]:
     """Mean autocorrelation of windows at lags 0 to L - 1, over pairs of which both were observed.
 

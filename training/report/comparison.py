@@ -6,12 +6,12 @@ import math
 from html import escape
 from typing import Any
 
-from training.gradient_plots import plot_compared_curves, plot_compared_series
-from training.plain_words import headline, outcome_sentence, ratio_text, setting_text
-from training.report_hero import TONES, badge
-from training.report_page import figure_block, figure_to_svg, html_page, section, table
-from training.report_tables import FINDING_HEADINGS, findings_rows
-from training.run_review import RunReview
+from training.report.flow_plots import plot_compared_curves, plot_compared_series
+from training.report.hero import TONES, badge
+from training.report.page import figure_block, figure_to_svg, html_page, section, table
+from training.report.review import RunReview
+from training.report.tables import FINDING_HEADINGS, findings_rows
+from training.report.words import headline, outcome_sentence, ratio_text, setting_text
 
 # Settings that name a run rather than decide anything in it.
 _NAMES = ("tracking.",)

@@ -6,13 +6,12 @@ import math
 import shlex
 from html import escape
 
-from training.flow import flow_steps, layers_of, spread_steps
-from training.gradient_plots import plot_flow, plot_flow_over_time, plot_lag_curves
 from training.gradients.verdict import Remedy, Verdict
-from training.plain_words import BASELINE_WORDS, RULE_WORDS, collect_remedies, outcome_sentence, remedy_command
 from training.plots import figure_to_png, plot_grad_norms, plot_losses
-from training.report_hero import STATUS_WORDS, hero
-from training.report_page import (
+from training.report.flow import flow_steps, layers_of, spread_steps
+from training.report.flow_plots import plot_flow, plot_flow_over_time, plot_lag_curves
+from training.report.hero import STATUS_WORDS, hero
+from training.report.page import (
     command_block,
     details,
     figure_block,
@@ -22,9 +21,10 @@ from training.report_page import (
     slider_block,
     table,
 )
-from training.report_tables import FINDING_HEADINGS, GLOSSARY, findings_rows, measurement_rows, norm_columns
-from training.run_review import RunReview
-from training.state_plots import plot_gate_map, plot_need
+from training.report.review import RunReview
+from training.report.state_plots import plot_gate_map, plot_need
+from training.report.tables import FINDING_HEADINGS, GLOSSARY, findings_rows, measurement_rows, norm_columns
+from training.report.words import BASELINE_WORDS, RULE_WORDS, collect_remedies, outcome_sentence, remedy_command
 
 MAX_REMEDIES = 4
 

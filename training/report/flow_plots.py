@@ -14,9 +14,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.flow import decade_of, flow_map, flow_steps, layer_words, layers_of, spread_steps
 from training.gradients.readings import Readings
-from training.lag_axes import (
+from training.plots import (
+    FAINT,
+    INK,
+    LINE_COLOURS,
+    VERMILION,
+    build_figure,
+    figure_to_png,
+    label_steps,
+    legend_beside,
+    legend_on_top,
+    style_axis,
+)
+from training.report.flow import decade_of, flow_map, flow_steps, layer_words, layers_of, spread_steps
+from training.report.lag_axes import (
     FLOW_COLOURS,
     FLOW_NORM,
     MAX_LABELLED_CELLS,
@@ -33,19 +45,7 @@ from training.lag_axes import (
     scale_lags,
     spread_layers,
 )
-from training.plain_words import Unit, ratio_text
-from training.plots import (
-    FAINT,
-    INK,
-    LINE_COLOURS,
-    VERMILION,
-    build_figure,
-    figure_to_png,
-    label_steps,
-    legend_beside,
-    legend_on_top,
-    style_axis,
-)
+from training.report.words import Unit, ratio_text
 
 PICTURE_DPI = 110
 

@@ -7,9 +7,9 @@ from html import escape
 
 from training.gradients.rules.thresholds import VANISHING_WARNING
 from training.gradients.verdict import Verdict
-from training.plain_words import NEED_SOURCES, explanation, headline, one_part_in, ratio_text
-from training.report_page import tile
-from training.run_review import RunReview
+from training.report.page import tile
+from training.report.review import RunReview
+from training.report.words import NEED_SOURCES, explanation, headline, one_part_in, ratio_text
 
 TONES = {"healthy": "good", "inconclusive": "unsure"}
 STATUS_WORDS = {

@@ -13,13 +13,13 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from training.flow import HIGHEST, LOWEST
 from training.gradients.jacobian import STACK
 from training.gradients.lags import REACH_THRESHOLD
 from training.gradients.readings import Readings
 from training.gradients.rules.thresholds import VANISHING_FAULT
-from training.plain_words import Unit, ratio_text
 from training.plots import BLUE, FAINT, INK, LINE_COLOURS, VERMILION, style_axis
+from training.report.flow import HIGHEST, LOWEST
+from training.report.words import Unit, ratio_text
 
 MAX_PANELS = 6
 MOST_SHOWN = 1e12

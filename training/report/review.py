@@ -12,14 +12,14 @@ from pydantic import ValidationError
 from training.checkpoint import LAST, read_checkpoint
 from training.config import TrainingConfig
 from training.errors import CheckpointError
-from training.flow import layers_of, median_curve, reach_of_curve
 from training.gradients.conclusion import conclude
 from training.gradients.evidence import Evidence, NeedEvidence
 from training.gradients.jacobian import STACK
 from training.gradients.readings import Readings
 from training.gradients.verdict import Verdict
 from training.judgement import flat_settings
-from training.plain_words import Unit, collect_remedies, headline, remedy_command
+from training.report.flow import layers_of, median_curve, reach_of_curve
+from training.report.words import Unit, collect_remedies, headline, remedy_command
 from training.run_directory import RUNS, RunDirectory
 
 Status = Literal["running", "stopped", "failed", "finished"]

@@ -11,9 +11,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from training.gradients.evidence import NeedEvidence
 from training.gradients.readings import Readings
-from training.lag_axes import STEPS, cell_edges, name_line, style_bar
-from training.plain_words import Unit
 from training.plots import BLUE, INK, ORANGE, VERMILION, build_figure, label_steps, style_axis
+from training.report.lag_axes import STEPS, cell_edges, name_line, style_bar
+from training.report.words import Unit
 
 _GATE_MAPS = {"open": "open, on average", "saturated": "units at their limit", "shut": "units shut or dead"}
 SHARE_COLOURS = LinearSegmentedColormap.from_list("share", [(*to_rgb(ORANGE), 0.0), (*to_rgb(ORANGE), 1.0)])

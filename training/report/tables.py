@@ -5,7 +5,7 @@ from __future__ import annotations
 from training.gradients.evidence import Evidence
 from training.gradients.readings import Readings
 from training.gradients.verdict import Verdict
-from training.plain_words import RULE_WORDS, ratio_text
+from training.report.words import RULE_WORDS, ratio_text
 
 FINDING_HEADINGS = ("severity", "what", "where", "step", "measured", "limit", "in full")
 GLOSSARY = {

@@ -10,8 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from training.comparison import comparison_rows, conclusion, differing_settings
-from training.plain_words import (
+from training.report.comparison import comparison_rows, conclusion, differing_settings
+from training.report.hero import STATUS_WORDS
+from training.report.review import RunReview
+from training.report.words import (
     RULE_WORDS,
     arrival_sentence,
     collect_remedies,
@@ -21,8 +23,6 @@ from training.plain_words import (
     remedy_command,
     setting_text,
 )
-from training.report_hero import STATUS_WORDS
-from training.run_review import RunReview
 
 BAR_WIDTH = 40
 MAX_REMEDIES = 4

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.review.example_run import build_review, write_run
-from training.run_review import RunReview
+from training.report.review import RunReview
 
 
 @pytest.fixture

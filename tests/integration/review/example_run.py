@@ -9,8 +9,8 @@ from training.gradients.evidence import DataFacts, Evidence, NeedEvidence, Outco
 from training.gradients.readings import Readings
 from training.gradients.verdict import Finding, Remedy, Verdict
 from training.judgement import flat_settings
+from training.report.review import RunReview
 from training.run_directory import RunDirectory
-from training.run_review import RunReview
 
 LAGS = (1, 2, 3, 4, 5, 10, 20, 40, 80, 168)
 STEPS = (1, 100, 200, 300)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.integration.review.example_run import LAGS, NEED, STEPS, build_evidence, build_readings, build_settings
-from training.flow import flow_map
-from training.gradient_plots import (
+from training.gradients.readings import Readings
+from training.report.flow import flow_map
+from training.report.flow_plots import (
     flow_pictures,
     plot_compared_curves,
     plot_compared_series,
@@ -17,10 +18,9 @@ from training.gradient_plots import (
     plot_flow_over_time,
     plot_lag_curves,
 )
-from training.gradients.readings import Readings
-from training.lag_axes import FLOW_COLOURS, FLOW_NORM
-from training.plain_words import Unit
-from training.state_plots import plot_gate_map, plot_need
+from training.report.lag_axes import FLOW_COLOURS, FLOW_NORM
+from training.report.state_plots import plot_gate_map, plot_need
+from training.report.words import Unit
 
 HOUR = Unit.of("h")
 PNG = b"\x89PNG\r\n\x1a\n"

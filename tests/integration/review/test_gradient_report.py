@@ -9,14 +9,20 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.integration.review.example_run import NEED, REACH, STEPS, build_review
-from training.comparison import comparison_rows, comparison_to_dict, conclusion, differing_settings, write_comparison
 from training.config import build_config
-from training.gradient_report import write_report, write_report_files
 from training.gradients.evidence import Evidence
 from training.gradients.readings import Readings
 from training.gradients.verdict import Verdict
-from training.report_tables import measurement_rows, norm_columns
-from training.run_review import RunReview
+from training.report.comparison import (
+    comparison_rows,
+    comparison_to_dict,
+    conclusion,
+    differing_settings,
+    write_comparison,
+)
+from training.report.document import write_report, write_report_files
+from training.report.review import RunReview
+from training.report.tables import measurement_rows, norm_columns
 
 VOID = {"meta", "input", "br", "path", "use", "image", "rect"}
 

@@ -13,7 +13,7 @@ from tests.integration.review.example_run import build_evidence, build_settings,
 from training.config import load_config
 from training.gradients.evidence import Outcome
 from training.gradients.verdict import Remedy, Verdict, VerdictName
-from training.plain_words import (
+from training.report.words import (
     Unit,
     arrival_sentence,
     collect_remedies,

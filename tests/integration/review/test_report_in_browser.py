@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from tests.integration.review.example_run import NEED, REACH, STEPS, build_review
-from training.gradient_report import write_report
+from training.report.document import write_report
 
 pytestmark = pytest.mark.browser
 

@@ -20,10 +20,10 @@ from tests.integration.review.example_run import (
 )
 from training.checkpoint import LAST, write_checkpoint
 from training.errors import CheckpointError
-from training.flow import flow_map, flow_steps, layers_of, median_curve, reach_of_curve, spread_steps
 from training.gradients.conclusion import conclude
 from training.gradients.readings import Readings
-from training.run_review import latest_run, read_run
+from training.report.flow import flow_map, flow_steps, layers_of, median_curve, reach_of_curve, spread_steps
+from training.report.review import latest_run, read_run
 
 
 def write_unfinished(path, with_evidence=False):

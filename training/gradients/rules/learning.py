@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from training.gradients.rules.case import Case, median, robust_sigma, smoothed
@@ -28,7 +29,9 @@ def untrained_parameter(case: Case) -> list[Finding]:
         if len(norms) >= UNTRAINED_POINTS and not any(norms):
             where = name.removeprefix("grad_norm/")
             message = f"{where} never received a gradient in {len(norms)} logged steps: it is not being trained"
-            remedy = Remedy(why="start where units are active", set={"model.initialization": "torch"} | usual_rate(case))
+            remedy = Remedy(
+                why="start where units are active", set={"model.initialization": "torch"} | usual_rate(case)
+            )
             findings.append(case.finding("untrained_parameter", where, 0.0, 0.0, message, [remedy]))
     return findings
 
@@ -42,13 +45,15 @@ def overfitting(case: Case) -> list[Finding]:
     best = min(validation)
     position = validation.index(best)
     after = validation[position + 1 :]
-    changes = [b - a for a, b in zip(validation, validation[1:], strict=False)]
+    changes = [b - a for a, b in itertools.pairwise(validation)]
     limit = max(OVERFIT_FACTOR * best, best + OVERFIT_SIGMAS * robust_sigma(changes) if len(changes) > 4 else best)
     rising = len(after) >= OVERFIT_CHECKS and min(after[-OVERFIT_CHECKS:]) > limit
     if not (rising and training[-1] < training[len(training) // 2]):
         return []
     factor = min(after[-OVERFIT_CHECKS:]) / best
-    message = f"the validation loss rose {factor - 1:.0%} from its best at step {steps[position]} while training fell on"
+    message = (
+        f"the validation loss rose {factor - 1:.0%} from its best at step {steps[position]} while training fell on"
+    )
     hidden = case.setting("model.hidden_size") or 64
     remedies = [
         Remedy(
@@ -63,7 +68,7 @@ def overfitting(case: Case) -> list[Finding]:
 def never_learned(case: Case) -> list[Finding]:
     """The outcome is bad and no other rule has said why; what the loss did decides what to try first."""
     budget = case.setting("fit.max_steps") or case.evidence.step
-    if not case.skill.is_bad or case.evidence.step < EARLIEST_SHARE * budget and not case.evidence.best_step:
+    if not case.skill.is_bad or (case.evidence.step < EARLIEST_SHARE * budget and not case.evidence.best_step):
         return []
     still = _share_still_falling(case)
     remedies = []
@@ -72,11 +77,18 @@ def never_learned(case: Case) -> list[Finding]:
     if plain or not 3e-4 <= rate <= 1e-2:
         remedies.append(Remedy(why="a rate that adaptive optimizers usually train with", set=usual_rate(case)))
     elif still > STILL_FALLING and rate < GOOD_RATE:
-        remedies.append(Remedy(why="the loss falls steadily, so larger steps may get there in time", set=usual_rate(case)))
+        remedies.append(
+            Remedy(why="the loss falls steadily, so larger steps may get there in time", set=usual_rate(case))
+        )
     if still > STILL_FALLING:
         remedies.append(more_steps(case))
     if case.setting("model.architecture") not in GATED:
-        remedies.append(Remedy(why="gates carry a state unchanged", set={"model.architecture": "lstm", "model.initialization": "forget_bias"}))
+        remedies.append(
+            Remedy(
+                why="gates carry a state unchanged",
+                set={"model.architecture": "lstm", "model.initialization": "forget_bias"},
+            )
+        )
     if case.setting("model.scaler") != "standard":
         remedies.append(Remedy(why="scale every window", set={"model.scaler": "standard"}))
     if (case.setting("model.num_layers") or 1) > 1:

@@ -13,7 +13,7 @@ TORCH_REACH = 15
 FORGET_BIAS_REACH = 45
 GATED = ("lstm", "gru")
 # Of AdamW with one cycle: high enough to arrive within a short budget, low enough for every recurrent network tried.
-GOOD_RATE = 3e-3
+GOOD_RATE = 5e-3
 
 
 def longer_memory(case: Case, need: int) -> list[Remedy]:

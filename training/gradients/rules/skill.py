@@ -57,7 +57,9 @@ def judge_skill(evidence: Evidence) -> Skill:
     if declared and outcome.val_error > DECLARED_SHARE * min(outcome.trivial_error, linear):
         if linear < outcome.trivial_error:
             return _against(outcome, linear, DECLARED_SHARE, "that of a linear model, although a need is declared")
-        return _against(outcome, outcome.trivial_error, DECLARED_SHARE, f"that of {trivial}, although a need is declared")
+        return _against(
+            outcome, outcome.trivial_error, DECLARED_SHARE, f"that of {trivial}, although a need is declared"
+        )
     is_bad = outcome.val_error > TRIVIAL_FACTOR * outcome.trivial_error
     skill = _against(outcome, outcome.trivial_error, TRIVIAL_FACTOR, f"that of {trivial}")
     return Skill(True, is_bad, skill.ratio, skill.threshold, skill.sentence)
@@ -70,5 +72,7 @@ def _best_trivial(outcome: Outcome) -> str:
 def _against(outcome: Outcome, error: float, threshold: float, whose: str) -> Skill:
     ratio = outcome.val_error / error if error > 0 else math.inf
     difference = f"{abs(ratio - 1):.0%} {'above' if ratio >= 1 else 'below'}" if ratio < 10 else f"{ratio:.3g} times"
-    sentence = f"its validation {outcome.metric.upper()} of {outcome.val_error:.4g} is {difference} {whose} ({error:.4g})"
+    sentence = (
+        f"its validation {outcome.metric.upper()} of {outcome.val_error:.4g} is {difference} {whose} ({error:.4g})"
+    )
     return Skill(True, True, ratio, threshold, sentence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from training.gradients.rules.case import Case, median, robust_sigma, smoothed
@@ -50,7 +51,13 @@ def gradient_spike(case: Case) -> list[Finding]:
     severity = case.severity() if often else "info"
     return [
         case.finding(
-            "gradient_spike", "grad_norm/total", worst, SPIKE_FACTOR, message, [*remedies, *explosion_remedies(case)], severity
+            "gradient_spike",
+            "grad_norm/total",
+            worst,
+            SPIKE_FACTOR,
+            message,
+            [*remedies, *explosion_remedies(case)],
+            severity,
         )
     ]
 
@@ -63,7 +70,9 @@ def clip_dominated(case: Case) -> list[Finding]:
         return []
     limit = case.setting("fit.max_grad_norm")
     message = f"{fraction:.0%} of steps were clipped at {limit}, to {factor:.2g} of their gradient"
-    settings = usual_rate(case) | ({"fit.max_grad_norm": 1.0} if limit and limit < 1.0 else {"fit.max_grad_norm": 10 * (limit or 1.0)})
+    settings = usual_rate(case) | (
+        {"fit.max_grad_norm": 1.0} if limit and limit < 1.0 else {"fit.max_grad_norm": 10 * (limit or 1.0)}
+    )
     remedy = Remedy(why="a limit that most steps stay below, at a usual rate", set=settings)
     return [case.finding("clip_dominated", "grad_clip", factor, CLIP_COEFFICIENT, message, [remedy])]
 
@@ -84,7 +93,8 @@ def update_ratio(case: Case) -> list[Finding]:
     rate = case.setting("optimizer.learning_rate")
     if typical < UPDATE_LOW:
         where, value, threshold = largest.removeprefix("update_ratio/"), typical, UPDATE_LOW
-        message = f"a step moves the weights of {where}, the fastest layer, by {typical:.1g} of their size: the rate of {rate:g} is too low"
+        message = f"a step moves the weights of {where}, the fastest layer, by {typical:.1g} of their size"
+        message += f": the rate of {rate:g} is too low"
     elif max(typical, early) > UPDATE_HIGH:
         where, value, threshold = early_name.removeprefix("update_ratio/"), max(typical, early), UPDATE_HIGH
         message = f"a step moves the weights of {where} by {value:.2g} of their size: the rate of {rate:g} is too high"
@@ -131,10 +141,10 @@ def divergence(case: Case) -> list[Finding]:
 def oscillation(case: Case) -> list[Finding]:
     """The loss swings from check to check by more than its noise."""
     losses = case.values("loss/train")[WARM_UP_POINTS:]
-    changes = [after - before for before, after in zip(losses, losses[1:], strict=False)]
+    changes = [after - before for before, after in itertools.pairwise(losses)]
     if len(changes) < WARM_UP_POINTS:
         return []
-    flips = sum(a * b < 0 for a, b in zip(changes, changes[1:], strict=False)) / (len(changes) - 1)
+    flips = sum(a * b < 0 for a, b in itertools.pairwise(changes)) / (len(changes) - 1)
     swing = median([abs(change) for change in changes]) / max(abs(median(losses)), 1e-12)
     noise = max(robust_sigma(losses), 1e-12)
     large = median([abs(change) for change in changes]) > OSCILLATION_MADS * noise

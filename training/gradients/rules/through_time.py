@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -21,6 +22,9 @@ from training.gradients.rules.thresholds import (
 from training.gradients.verdict import Finding, Remedy
 
 RATIO = "grad_reach/ratio_at_need"
+_NEED_WORDS = {
+    "declared": "the need you declared", "ridge": "the need of your data", "season": "the season of your data",
+}  # fmt: skip
 
 
 def vanishing_through_time(case: Case) -> list[Finding]:
@@ -53,7 +57,7 @@ def exploding_through_time(case: Case) -> list[Finding]:
         for name in case.readings.names(f"jacobian/{layer}@"):
             values = [value for value in case.values(name) if not math.isnan(value)]
             # Twice in a row, except infinity, which needs no second look.
-            confirmed = [min(pair) for pair in zip(values, values[1:], strict=False)] + [v for v in values if v == math.inf]
+            confirmed = [min(pair) for pair in itertools.pairwise(values)] + [v for v in values if v == math.inf]
             if confirmed:
                 peaks.append((max(confirmed), layer, int(name.rpartition("@")[2])))
     if not peaks or max(peaks)[0] < EXPLODING_RATIO:
@@ -74,7 +78,9 @@ def explosion_remedies(case: Case) -> list[Remedy]:
         stable |= {"model.initialization": "orthogonal", "model.nonlinearity": "tanh"}
     if rate > GOOD_RATE or case.setting("optimizer.name") == "sgd":
         stable |= usual_rate(case)
-    first = [Remedy(why="a recurrence that keeps the gradient's length, and bounded updates", set=stable)] if stable else []
+    first = (
+        [Remedy(why="a recurrence that keeps the gradient's length, and bounded updates", set=stable)] if stable else []
+    )
     cautious = {"fit.max_grad_norm": 1.0, "optimizer.learning_rate": min(rate / 3, GOOD_RATE)}
     return [*first, Remedy(why="bounded and smaller updates", set=cautious, restart="checkpoint")]
 
@@ -86,7 +92,8 @@ def static_memory(case: Case) -> list[Finding]:
     if need is None or not constants or max(constants) >= MEMORY_SHARE * need.steps:
         return []
     slowest = max(constants)
-    message = f"at the start the slowest tenth of units keeps a state for {slowest:.2g} steps, {_why_needed(need)} is {need.steps}"
+    message = f"at the start the slowest tenth of units keeps a state for {slowest:.2g} steps"
+    message += f", {_why_needed(need)} is {need.steps}"
     severity = case.severity("warning")
     remedies = longer_memory(case, need.steps)
     threshold = MEMORY_SHARE * need.steps
@@ -108,7 +115,9 @@ def window_too_short(case: Case) -> list[Finding]:
     message = f"{what} cannot show what lies {need.steps} steps back, {_why_needed(need)}"
     if need.gain:
         message += f"; a linear model gains {need.gain:.0%} from it"
-    reaching = next(iter(longer_memory(case, need.steps)), Remedy(why="")).set if need.steps > FORGET_BIAS_REACH // 3 else {}
+    reaching = (
+        next(iter(longer_memory(case, need.steps)), Remedy(why="")).set if need.steps > FORGET_BIAS_REACH // 3 else {}
+    )
     remedies = [Remedy(why="let training see it, with a memory that holds it", set=reaching | settings)]
     if reaching:
         remedies.append(Remedy(why="let training see it", set=settings))
@@ -117,4 +126,4 @@ def window_too_short(case: Case) -> list[Finding]:
 
 
 def _why_needed(need: NeedEvidence) -> str:
-    return {"declared": "the need you declared", "ridge": "the need of your data", "season": "the season of your data"}[need.source]
+    return _NEED_WORDS[need.source]

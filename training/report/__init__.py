@@ -1,0 +1,1 @@
+"""A run reviewed: figures, sentences, one HTML document, the terminal, and two runs side by side."""
