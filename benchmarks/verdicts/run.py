@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 
 from cases import CASES, SEEDS
 from changes import CHANGES, difference
-from outcomes import BASE, REPAIR, Outcome, is_faulty, read_outcomes, run_folder
+from outcomes import BASE, REPAIR, Key, Outcome, is_faulty, read_outcomes, run_folder
 from verdict_store import draw_verdict, first_remedy
 
 STAGES = ("base", "changes", "repair")
@@ -55,7 +55,7 @@ def change_jobs(work: Path, cases: Iterable[str], seeds: Iterable[int]) -> Itera
     """Every faulty case with every change that changes anything."""
     outcomes = read_outcomes(work)
     for case in cases:
-        if not is_faulty(outcomes, case):
+        if not _is_known_faulty(outcomes, case):
             continue
         settings, task = CASES[case].settings, CASES[case].task.settings
         for change in CHANGES.values():
@@ -64,11 +64,15 @@ def change_jobs(work: Path, cases: Iterable[str], seeds: Iterable[int]) -> Itera
                 yield from (Job(case, change.name, seed, changed) for seed in seeds)
 
 
+def _is_known_faulty(outcomes: Mapping[Key, Outcome], case: str) -> bool:
+    return all((case, BASE, seed) in outcomes for seed in SEEDS) and is_faulty(outcomes, case)
+
+
 def repair_jobs(work: Path, cases: Iterable[str], seeds: Iterable[int], recompute: bool) -> Iterator[Job]:
     """Every run of a faulty case whose verdict proposes something, with its first finding's first remedy."""
     outcomes = read_outcomes(work)
     for case in cases:
-        if not is_faulty(outcomes, case):
+        if not _is_known_faulty(outcomes, case):
             continue
         for seed in seeds:
             remedy = first_remedy(draw_verdict(run_folder(work, case, BASE, seed), recompute))
@@ -149,7 +153,7 @@ def _guarded(work: Path, job: Job) -> tuple[Job, Outcome | None, str]:
     try:
         return job, run_job(work, job), ""
     except Exception:  # noqa: BLE001  one broken run must not end a night of them; it is reported and done again
-        return job, None, traceback.format_exc(limit=3)
+        return job, None, traceback.format_exc(limit=-1).strip().replace("\n", " | ")
 
 
 def is_done(work: Path, job: Job) -> bool:
