@@ -75,7 +75,7 @@ def repair_jobs(work: Path, cases: Iterable[str], seeds: Iterable[int], recomput
         if not _is_known_faulty(outcomes, case):
             continue
         for seed in seeds:
-            remedy = first_remedy(draw_verdict(run_folder(work, case, BASE, seed), recompute))
+            remedy = first_remedy(draw_verdict(run_folder(work, case, BASE, seed), outcomes[case, BASE, seed], recompute))
             if remedy:
                 yield Job(case, REPAIR, seed, remedy)
 
@@ -118,29 +118,31 @@ def fit(settings: dict[str, Any], scratch: Path, kept: Path, is_base: bool) -> t
     """
     from training.config import load_config
     from training.errors import NumericalError
-    from training.pipeline import fit_and_judge, non_finite_verdict
+    from training.pipeline import fit_and_judge
     from training.preparation import prepare
+    from training.reporting import write_gradients
     from training.run_directory import RunDirectory
 
     nulls = [f"{key}=null" for key, value in settings.items() if value is None]
     given = {key: value for key, value in settings.items() if value is not None}
     if not is_base:
         given["gradients.preset"] = "off"
-    config = load_config(None, nulls, given)
     started = time.perf_counter()
+    prepared = prepare(load_config(None, nulls, given))
+    run = RunDirectory.create(prepared.config, scratch)
     try:
-        prepared = prepare(config)
-        judged = fit_and_judge(prepared, RunDirectory.create(prepared.config, scratch))
-        if is_base:
-            judged.state.readings.write_parquet(kept / "readings.parquet")
-            (kept / "evidence.json").write_text(judged.evidence.model_dump_json(indent=1), encoding="utf-8")
-            (kept / "verdict.json").write_text(judged.verdict.model_dump_json(indent=1), encoding="utf-8")
-        return judged.backtests["test"].metrics["mae"], judged.state.fit_seconds, ""
+        judged = fit_and_judge(prepared, run)
     except NumericalError as error:
-        if is_base:
-            document = non_finite_verdict(error).model_dump_json(indent=1)
-            (kept / "verdict.json").write_text(document, encoding="utf-8")
-        return None, time.perf_counter() - started, f"{error.where} is {error.actual}"[:200]
+        test_error: float | None = None
+        seconds = time.perf_counter() - started
+        failure = f"{error.where} is {error.actual}"[:200]
+    else:
+        write_gradients(run, judged.evidence, judged.state.readings, judged.verdict)
+        test_error, seconds = judged.backtests["test"].metrics["mae"], judged.state.fit_seconds
+        failure = ""
+    if is_base:
+        shutil.copytree(run.path / "gradients", kept, dirs_exist_ok=True)
+    return test_error, seconds, failure
 
 
 def _start_worker() -> None:

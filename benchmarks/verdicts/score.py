@@ -69,12 +69,11 @@ def judge_runs(work: Path, outcomes: Mapping[Key, Outcome], recompute: bool) -> 
             if (case, BASE, seed) not in outcomes:
                 continue
             outcome, folder = outcomes[case, BASE, seed], run_folder(work, case, BASE, seed)
-            verdict = draw_verdict(folder, recompute)
+            verdict = draw_verdict(folder, outcome, recompute)
             verdicts: dict[str, str | None] = {MINE: None if verdict.verdict in FINE else verdict.verdict}
-            log = read_log(folder)
             for name, rival in RIVALS.items():
-                # All of them notice a number that is none, and a fit that stopped there has left no log.
-                verdicts[name] = "non_finite" if log is None else rival(*log)
+                # All of them notice a number that is none; gradcast's fit has stopped there.
+                verdicts[name] = "non_finite" if outcome.failure else rival(*read_log(folder))
             judged.append(_with_repair(case, seed, outcome, verdicts, verdict, outcomes))
     return judged
 

@@ -5,30 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from outcomes import Outcome
+
+from training.errors import NumericalError
 from training.gradients.conclusion import conclude
 from training.gradients.evidence import Evidence
 from training.gradients.readings import Readings
 from training.gradients.verdict import Verdict
+from training.pipeline import non_finite_verdict
 
 
-def read_log(folder: Path) -> tuple[Evidence, Readings] | None:
-    """Evidence and readings of a base run; None if its fit stopped at a number that was none."""
-    if not (folder / "evidence.json").exists():
-        return None
+def read_log(folder: Path) -> tuple[Evidence, Readings]:
+    """Evidence and readings of a base run."""
     evidence = Evidence.model_validate_json((folder / "evidence.json").read_text(encoding="utf-8"))
     return evidence, Readings.read_parquet(folder / "readings.parquet")
 
 
-def draw_verdict(folder: Path, recompute: bool) -> Verdict:
+def draw_verdict(folder: Path, outcome: Outcome, recompute: bool) -> Verdict:
     """The verdict on a base run.
 
     Args:
         folder: Of the run.
-        recompute: Whether to apply today's rules; a fit that stopped at a bad number keeps its verdict.
+        outcome: Of the run; a fit that stopped at a number that was none has the verdict that gradcast gives it then.
+        recompute: Whether to apply today's rules to the log.
     """
-    log = read_log(folder) if recompute else None
-    if log is not None:
-        return conclude(*log)
+    if outcome.failure:
+        return non_finite_verdict(NumericalError(outcome.failure, "finite", "none"))
+    if recompute:
+        return conclude(*read_log(folder))
     return Verdict.model_validate_json((folder / "verdict.json").read_text(encoding="utf-8"))
 
 
