@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -12,6 +13,20 @@ Precision = Literal["float32", "bfloat16", "float64"]
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Mixed precision if it is asked for."""
-    if precision == "bfloat16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
+    if precision != "bfloat16":
+        return nullcontext()
+    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001  no public way to ask
+        return _without_onednn()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Mixed precision on a processor whose oneDNN has no LSTM in bfloat16 and ends the fit instead of saying so."""
+    was_enabled = torch._C._get_mkldnn_enabled()  # noqa: SLF001  torch.backends.mkldnn.flags warns about GPUs
+    torch._C._set_mkldnn_enabled(False)  # noqa: SLF001
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            yield
+    finally:
+        torch._C._set_mkldnn_enabled(was_enabled)  # noqa: SLF001

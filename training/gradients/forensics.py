@@ -77,14 +77,20 @@ class NonFinitePlace:
 
 @dataclass
 class _Watch:
-    """What the hooks saw."""
+    """What the hooks saw of a batch of `count` windows."""
 
-    forward: tuple[Stage, str] | None = None
+    count: int
+    forward: NonFinitePlace | None = None
     backward: set[str] = field(default_factory=set)
 
     def see(self, stage: Stage, name: str, value: object) -> None:
         if self.forward is None and not _is_finite(value):
-            self.forward = (stage, name)
+            bad = torch.zeros(self.count, dtype=torch.bool)
+            for tensor in _tensors(value):
+                # Final states have the windows in their second dimension.
+                by_window = tensor.detach() if tensor.shape[0] == self.count else tensor.detach().transpose(0, 1)
+                bad |= ~torch.isfinite(by_window).flatten(1).all(dim=1).cpu()
+            self.forward = NonFinitePlace(stage, name, _rows(bad))
 
 
 def forward(
@@ -118,12 +124,11 @@ def locate_non_finite(
         return NonFinitePlace("input", rows=_rows(bad_inputs))
     context = batch.inputs.context.detach().requires_grad_(settings.with_gradient)
     watched = batch._replace(inputs=batch.inputs._replace(context=context))
-    watch = _Watch()
+    watch = _Watch(len(batch.cutoff))
     with torch.set_grad_enabled(settings.with_gradient), _hooks(forecaster, watch):
         forecast, loss = forward(forecaster, watched, scale_floor, settings)
         if watch.forward is not None:
-            stage, layer = watch.forward
-            return NonFinitePlace(stage, layer, _rows(_bad_forecasts(forecast)))
+            return watch.forward
         if not _is_finite(loss):
             return _in_loss(forecast, watched, scale_floor, settings)
         return _in_gradient(forecaster, loss, context, watch) if settings.with_gradient else None
