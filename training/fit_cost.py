@@ -30,9 +30,11 @@ _MOMENTS = {"sgd": 0, "nesterov": 0, "rmsprop": 1, "adagrad": 1, "adam": 2, "ada
 # through two points, so many windows and three times as many.
 _SAMPLE_WINDOWS = 8
 _LARGER_SAMPLE = 3
-# While one layer is differentiated, its inputs, outputs and their gradients are held beside what autograd saved; with
-# these three sequences the estimate lay between 0.87 and 1.55 of the measured peak (rnn, gru, lstm; 64 and 256 units).
+# While one layer is differentiated, its inputs, outputs and their gradients are held beside what autograd saved; and the
+# windows themselves as gathered, standardised and joined. With both the estimate lay between 0.7 and 1.6 of the measured
+# peak (linear, rnn, gru, lstm; 64 to 256 units, one and two layers, batches of 64 to 2048).
 _SEQUENCES_IN_FLIGHT = 3
+_COPIES_OF_A_BATCH = 3
 # Whole batches are timed only if they are not expected to take longer than this; beyond that a line is drawn.
 _WHOLE_STEP_SECONDS = 0.25
 _TIMED_RUNS = 3
@@ -44,8 +46,9 @@ class MemoryEstimate:
     """Bytes a fit holds beside the process itself.
 
     The weights, one gradient per weight, what the optimizer keeps per weight (two numbers for Adam and its kin); the
-    activations that autograd saves for one batch, counted on a few windows and scaled by the batch, and three more
-    sequences of the widest layer while it is differentiated - or what validation holds, if that is more; the panel.
+    activations that autograd saves for one batch, counted on a few windows and scaled by the batch, with three copies of
+    the windows and three sequences of a layer while it is differentiated - or what validation holds, if that is more;
+    the panel.
 
     Attributes:
         weights: Parameters.
@@ -112,15 +115,16 @@ def measure_cost(prepared: Prepared) -> FitCost:
         rehearsal = _Rehearsal(prepared)
         size = min(_SAMPLE_WINDOWS, prepared.config.fit.batch_size)
         saved = _SavedBytes(rehearsal.network)
+        sample = rehearsal.draw(size)
         duration, failure = None, None
         try:
-            sample = rehearsal.draw(size)
             with saved.counting():
                 rehearsal.take_step(sample)
             duration = rehearsal.measure_time(sample)
         except NumericalError as error:
             failure = str(error)
-    return FitCost(_memory(prepared, saved.total * prepared.config.fit.batch_size // size), duration, failure)
+    held = saved.total + _COPIES_OF_A_BATCH * _batch_bytes(sample)
+    return FitCost(_memory(prepared, held * prepared.config.fit.batch_size // size), duration, failure)
 
 
 class _Rehearsal:
@@ -193,7 +197,11 @@ class _Rehearsal:
             torch.cuda.synchronize(self.data.store.device)
 
 
-def _memory(prepared: Prepared, saved: int) -> MemoryEstimate:
+def _batch_bytes(batch: WindowBatch) -> int:
+    return sum(part.nbytes for part in (*batch.inputs, batch.target, batch.target_mask))
+
+
+def _memory(prepared: Prepared, held: int) -> MemoryEstimate:
     config, network = prepared.config, prepared.forecaster
     weights = sum(parameter.nbytes for parameter in network.parameters())
     model = config.model
@@ -202,7 +210,7 @@ def _memory(prepared: Prepared, saved: int) -> MemoryEstimate:
         assert model.context_length is not None
         sequence = model.context_length * model.hidden_size * next(network.parameters()).element_size()
     gates = max(len(GATES.get(model.architecture, ())), 1)
-    training = saved + _SEQUENCES_IN_FLIGHT * config.fit.batch_size * sequence
+    training = held + _SEQUENCES_IN_FLIGHT * config.fit.batch_size * sequence
     validation = (gates + 2) * VALIDATION_BATCH * sequence
     optimizer = weights * _moments(config.optimizer)
     return MemoryEstimate(weights, weights, optimizer, max(training, validation), _panel_bytes(prepared.panel))

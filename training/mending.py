@@ -115,9 +115,7 @@ def _weights_to_keep(plan: Plan) -> Path | None:
     return checkpoint if checkpoint.exists() else None
 
 
-def _attempt(
-    settings: dict[str, object], remedy: Remedy, rule: str, result: TrainingResult, seconds: float
-) -> Attempt:
+def _attempt(settings: dict[str, object], remedy: Remedy, rule: str, result: TrainingResult, seconds: float) -> Attempt:
     outcome = result.evidence.outcome
     error = outcome.val_error if outcome is not None else math.inf
     loss = result.state.best_val_loss

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from training.preflight import Alternative, Preflight
 
 MAX_NAMED = 2
+_NO_NEED = "shows no need of memory beyond what scaling and covariates hand over"
 _SOURCES = {"declared": "as you declared", "ridge": "by a linear model", "season": "a season of your data"}
 
 
@@ -27,10 +28,8 @@ def headline(found: Preflight) -> str:
     if found.need is None:
         return f"The gradient of this {network} reaches {_steps(start.steps)} at its start; how far the data pays was not asked."
     if wanted <= 1:
-        return (
-            f"Your data shows no need of memory beyond what scaling and covariates hand over; this {network} reaches "
-            f"{_steps(start.steps)} at its start."
-        )
+        nothing = "pays back to the last step and no further" if found.need.is_shown else _NO_NEED
+        return f"Your data {nothing}; this {network} reaches {_steps(start.steps)} at its start."
     pays = f"Your data pays back to {_steps(wanted)}{_gain(found.need)}"
     if found.visible_steps < wanted:
         return f"{pays}; training sees {_steps(found.visible_steps)}: {_advice(found)}."

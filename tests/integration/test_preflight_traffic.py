@@ -103,7 +103,8 @@ def test_the_verb_prints_one_json_document_and_is_quiet(tmp_path: Path) -> None:
         "--context-length",
         "96",
     ]
-    settings = ["--set", "gradients.need_steps=72", "--set", "model.hidden_size=16", "--json", "--quiet"]
+    words += ["--set", "model.initialization=torch"]
+    settings = ["--set", "gradients.need_steps=72", "--set", "gradients.preset=off", "--json", "--quiet"]
     command = [sys.executable, "-m", "training", *words, *settings]
     done = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False

@@ -28,7 +28,9 @@ def run(options: argparse.Namespace) -> int:
     from training.preflight import preflight
     from training.preparation import prepare
 
-    prepared = prepare(config)
+    # Whoever asks how far the data pays is told, also where training would not measure.
+    asked = config.gradients.model_copy(update={"preset": "economy"})
+    prepared = prepare(config.model_copy(update={"gradients": asked}))
     tell = say(options.quiet)
     for note in prepared.notes:
         tell(note)
