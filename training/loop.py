@@ -214,7 +214,6 @@ class Fit:
         self.generator = torch.Generator().manual_seed(fit.seed)
         self.state = FitState()
         self._recent: list[StepReading] = []
-        self._resumed_at = 0
 
     def run(self) -> FitState:
         """Train; afterwards the network holds the weights of the best validation loss.
@@ -228,8 +227,9 @@ class Fit:
         """
         self.forecaster.train()
         self.progress.start(self.fit.max_steps, self.state.step)
-        self._resumed_at = self.state.step
         try:
+            if self.state.step == 0 and self.monitor.is_due(0):
+                self._look(0)
             while self.state.step < self.fit.max_steps and not self._patience_exhausted():
                 started = time.perf_counter()
                 self._step()

@@ -304,7 +304,7 @@ def non_finite_verdict(error: NumericalError) -> Verdict:
         Remedy(why="scale every window", set={"model.scaler": "standard"}),
     )
     finding = Finding(
-        rule="non_finite", severity="fault", where=error.where, step=0, value=math.inf, threshold=0.0,
+        rule="non_finite", severity="fault", where=error.where, step=error.step, value=math.inf, threshold=0.0,
         message=str(error), remedies=remedies,
     )  # fmt: skip
     return Verdict(verdict="non_finite", findings=(finding,))
