@@ -268,6 +268,7 @@ def build_fit(
     tracker: Tracker,
     progress: FitProgress,
     stop_requested: Callable[[], bool] = lambda: False,
+    keep_start: bool = False,
 ) -> tuple[Fit, Judge]:
     """Put data, network, loss and instruments together into a fit, and the judge of it beside them."""
     config, store = prepared.config, prepared.store
@@ -282,7 +283,7 @@ def build_fit(
     judge = Judge(prepared, probe)
     fit = Fit(
         prepared.forecaster, data, loss, config.fit, config.optimizer, schedule, run.checkpoints, tracker, progress,
-        stop_requested, build_monitor(prepared, probe), build_watch(judge),
+        stop_requested, build_monitor(prepared, probe), build_watch(judge), keep_start,
     )  # fmt: skip
     return fit, judge
 

@@ -1,9 +1,11 @@
 """Rolling-origin evaluation beside naive, seasonal naive and a linear model.
 
-    gradcast backtest --model bike --data all.csv --n-windows 28 --step-size 24
-    gradcast backtest --config lstm.yaml --test-size 672      trains first, registers nothing
+    gradcast backtest --model bike --data all.csv --windows 28 --step-size 24
+    gradcast backtest --config lstm.yaml --windows 12                     trains before the first origin
+    gradcast backtest --config lstm.yaml --windows 12 --refit warm        and goes on training at every origin
 
-A registered model is scored on the last `n-windows` origins of every series in the file.
+A configuration is trained on what lies before its first origin, and registers nothing; its report and tables lie in the
+run's `backtest` folder, in the tracking store too. A registered model is scored as it is.
 """
 
 from __future__ import annotations
@@ -21,38 +23,77 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("--model", metavar="NAME[@ALIAS|/VERSION]", help="registered model (default: train the config)")
     parser.add_argument("--bundle", metavar="DIR", help="bundle directory instead of a registered model")
-    parser.add_argument("--n-windows", type=int, metavar="N", help="rolling origins per series (default: all that fit)")
+    parser.add_argument(
+        "--windows", "--n-windows", dest="n_windows", type=int, metavar="N",
+        help="rolling origins per series (default: all that fit the test steps; a few where there are none)",
+    )  # fmt: skip
     parser.add_argument("--step-size", type=int, metavar="STEPS", help="steps between origins (default: one horizon)")
-    parser.add_argument("--output", type=Path, metavar="FILE.parquet", help="write every forecast with its cutoff")
+    parser.add_argument(
+        "--refit", choices=("never", "scratch", "warm"), default="never",
+        help="train again along the way, from scratch or on from the current weights (default: never)",
+    )  # fmt: skip
+    parser.add_argument("--refit-every", type=int, default=1, metavar="K", help="origins per refit (default: 1)")
+    parser.add_argument(
+        "--refit-steps", type=int, metavar="N",
+        help="optimizer steps of a refit (default: the whole budget from scratch, a tenth of it warm)",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="FILE.parquet",
+        help="write every forecast with its cutoff; scores per series and per step ahead beside it",
+    )  # fmt: skip
     add_output_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Score, print the table, write the forecasts."""
+    """Score, print the tables, write the forecasts."""
     config = read_config(options)
-    if config.data.path is None:
-        raise ConfigurationError(
-            [Problem("config_missing", "data.path", "must name a data file.", "Give --data FILE.")]
-        )
+    _validate(options, config)
     if options.model or options.bundle:
-        name, result = _backtest_bundle(config, options)
+        name, result, more = _backtest_bundle(config, options)
     else:
-        name, result = _backtest_config(config, options)
+        name, result, more = _backtest_config(config, options)
     if options.output is not None:
         result.write_parquet(options.output)
     if options.json:
-        print_json({"windows": len(result.origins), "metrics": result.metrics, "baselines": result.baselines})
+        print_json(_document(result, name) | more)
         return 0
-    from training.backtest_tables import format_backtest
+    from training.backtest_text import format_backtest, format_series, format_steps
 
-    print(format_backtest(result, model_name=name))
+    texts = (format_steps(result, name), format_series(result), format_backtest(result, model_name=name))
+    print("\n\n".join(text for text in texts if text))
+    for key, value in more.items():
+        print(f"{key:<10} {value}")
     return 0
 
 
-def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any]:
+def _validate(options: argparse.Namespace, config: Any) -> None:
+    problems = []
+    if config.data.path is None:
+        problems.append(Problem("config_missing", "data.path", "must name a data file.", "Give --data FILE."))
+    for name in ("n_windows", "step_size", "refit_every", "refit_steps"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            flag = "--windows" if name == "n_windows" else f"--{name.replace('_', '-')}"
+            problems.append(Problem("backtest_invalid", flag, f"must be at least 1, but is {value} instead."))
+    if options.refit != "never" and (options.model or options.bundle):
+        message = "needs a configuration to train by, but a trained model is given instead."
+        problems.append(Problem("backtest_conflict", "--refit", message, "Leave out --model and --bundle."))
+    if options.output is not None and options.output.suffix != ".parquet":
+        message = f"must end in .parquet, but is {options.output.name} instead."
+        problems.append(Problem("output_format", "--output", message))
+    if problems:
+        raise ConfigurationError(problems)
+
+
+def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any, dict[str, str]]:
+    from training.backtest import run_backtest
     from training.commands.forecast import open_bundle
     from training.data.panel import build_panel
     from training.data.readers import read_frame
+    from training.data.splits import build_splits
+    from training.data.windows import WindowStore
+    from training.evaluation import predictor
+    from training.origins import build_origins
+    from training.rolling import default_windows
 
     bundle = open_bundle(options)
     manifest = bundle.manifest
@@ -65,35 +106,46 @@ def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any
     panel = build_panel(
         read_frame(Path(config.data.path), data), data, columns=columns, horizon=horizon, timezone=manifest.timezone
     )
-    return manifest.network.architecture, _score(bundle.forecaster, panel, config, horizon, options)
+    store = WindowStore(panel, manifest.network.context_length, horizon)
+    step_size = options.step_size or horizon
+    windows = options.n_windows
+    if windows is None and not config.data.test_size:
+        windows = default_windows(panel, horizon, step_size)
+    test_size = config.data.test_size or horizon + step_size * (windows - 1)
+    splits = build_splits(panel, horizon, config.data.val_size, test_size)
+    origins = build_origins(panel, splits, "test", horizon, step_size, windows)
+    levels = manifest.network.output_levels
+    result = run_backtest(predictor(bundle.forecaster, store), panel, store, splits, origins, levels)
+    return manifest.network.architecture, result, {}
 
 
-def _backtest_config(config: Any, options: argparse.Namespace) -> tuple[str, Any]:
-    from training import pipeline
+def _backtest_config(config: Any, options: argparse.Namespace) -> tuple[str, Any, dict[str, str]]:
     from training.allocator import keep_freed_memory
+    from training.commands.train import build_tracker
     from training.progress import build_progress
+    from training.rolling import RollingPlan, train_and_roll
 
     keep_freed_memory()
-    quiet = config.model_copy(update={"tracking": config.tracking.model_copy(update={"register_model": False})})
-    result = pipeline.train(quiet, progress=build_progress(options.quiet), say=say(options.quiet))
-    prepared = result.prepared
-    horizon = prepared.horizon
-    return prepared.config.model.architecture, _score(
-        prepared.forecaster, prepared.panel, prepared.config, horizon, options
+    plan = RollingPlan(
+        options.n_windows, options.step_size, options.refit, options.refit_every, options.refit_steps
     )
+    trained, result = train_and_roll(
+        config, plan, build_tracker, build_progress(options.quiet), say(options.quiet)
+    )
+    folder = trained.directory / "backtest"
+    return trained.prepared.config.model.architecture, result, {"run": str(trained.directory), "tables": str(folder)}
 
 
-def _score(forecaster: Any, panel: Any, config: Any, horizon: int, options: argparse.Namespace) -> Any:
-    from training.backtest import run_backtest
-    from training.data.splits import build_splits
-    from training.data.windows import WindowStore
-    from training.evaluation import predictor
-    from training.origins import build_origins
+def _document(result: Any, name: str) -> dict[str, Any]:
+    from training.diebold_mariano import describe_test
 
-    store = WindowStore(panel, forecaster.config.context_length, horizon)
-    step_size = options.step_size or horizon
-    test_size = config.data.test_size or horizon + step_size * ((options.n_windows or 1) - 1)
-    splits = build_splits(panel, horizon, config.data.val_size, test_size)
-    origins = build_origins(panel, splits, "test", horizon, step_size=step_size, n_windows=options.n_windows)
-    levels = forecaster.config.output_levels
-    return run_backtest(predictor(forecaster, store), panel, store, splits, origins, levels)
+    return {
+        "windows": len(result.origins),
+        "metrics": result.metrics,
+        "baselines": result.baselines,
+        "diebold_mariano": {
+            rival: test._asdict() | {"says": describe_test(test, name, rival)} for rival, test in result.tests.items()
+        },
+        "per_series": result.per_series_metrics().to_dict(orient="records"),
+        "per_horizon": result.per_horizon_metrics().to_dict(orient="records"),
+    }

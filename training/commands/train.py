@@ -106,7 +106,7 @@ def build_tracker(config: Any) -> Any:
 
 def print_summary(result: Any) -> None:
     """Backtest beside the baselines, verdict, and where everything is."""
-    from training.backtest_tables import format_backtest
+    from training.backtest_text import format_backtest
 
     for part, backtest in result.backtests.items():
         heading = "validation" if part == "val" else "test"
