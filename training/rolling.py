@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from training.backtest import BacktestResult, join_backtests, run_backtest
-from training.baselines import BASELINES
 from training.choices import choose_horizon
 from training.config import TrainingConfig
 from training.data.panel import Panel, load_panel
@@ -26,6 +25,7 @@ from training.preparation import DTYPES, Prepared
 from training.progress import SILENT_PROGRESS, FitProgress
 from training.reporting import describe_run
 from training.run_directory import RunDirectory
+from training.statistical_baselines import DEFAULT_SECONDS, validate_baselines, with_statistical_baselines
 from training.tracking.tracker import NOOP_TRACKER, Tracker
 
 RefitMode = Literal["never", "scratch", "warm"]
@@ -47,7 +47,8 @@ class RollingPlan:
             from the current weights.
         every: Origins that one fit forecasts before the next.
         steps: Optimizer steps of a refit; None = the whole budget from scratch, a tenth of it for a warm one.
-        baselines: What the network is shown beside.
+        baselines: Statistical baselines to add to naive, seasonal naive and linear.
+        baseline_seconds: Time for each of them.
     """
 
     n_windows: int | None = None
@@ -55,7 +56,8 @@ class RollingPlan:
     refit: RefitMode = "never"
     every: int = 1
     steps: int | None = None
-    baselines: Sequence[str] = BASELINES
+    baselines: Sequence[str] = ()
+    baseline_seconds: float = DEFAULT_SECONDS
 
 
 def default_windows(panel: Panel, horizon: int, step_size: int) -> int:
@@ -112,6 +114,7 @@ def train_and_roll(
     Raises:
         GradcastError: Whatever went wrong, by kind.
     """
+    validate_baselines(plan.baselines)
     config = reserve_test(config, plan)
     config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"register_model": False})})
     result = train(config, new_tracker(config), progress, say, output, stop_requested=stop_requested)
@@ -154,11 +157,11 @@ def roll(
         results.append(
             run_backtest(
                 predictor(prepared.forecaster, prepared.store), prepared.panel, prepared.store, prepared.splits, part,
-                prepared.forecaster.config.output_levels, plan.baselines,
+                prepared.forecaster.config.output_levels,
             )
         )  # fmt: skip
     shutil.rmtree(run.path / "refits", ignore_errors=True)
-    return join_backtests(results)
+    return with_statistical_baselines(join_backtests(results), plan.baselines, plan.baseline_seconds, say)
 
 
 def refit(

@@ -47,7 +47,7 @@ def rolled(path: Path, mode: str, directory: Path):
     prepared = prepare(config)
     run = RunDirectory.create(prepared.config, directory)
     build_fit(prepared, run, NOOP_TRACKER, SILENT_PROGRESS)[0].run()
-    return roll(prepared, run, RollingPlan(step_size=STEP, refit=mode, steps=4, baselines=("naive", "linear")))
+    return roll(prepared, run, RollingPlan(step_size=STEP, refit=mode, steps=4))
 
 
 @pytest.mark.parametrize("mode", ["never", "scratch", "warm"])
@@ -99,7 +99,7 @@ def test_files_of_a_rolling_backtest_lie_in_the_run(tmp_path, monkeypatch):
     """Forecasts, scores per series and per step are written, say the same as the result, and no refit is left behind."""
     monkeypatch.chdir(tmp_path)
     config = configuration(write_waves(tmp_path / "a.csv"))
-    plan = RollingPlan(step_size=STEP, refit="warm", every=2, steps=2, baselines=("naive",))
+    plan = RollingPlan(step_size=STEP, refit="warm", every=2, steps=2)
     trained, result = train_and_roll(config, plan, output=tmp_path / "run")
     folder = tmp_path / "run" / "backtest"
     forecasts = pd.read_parquet(folder / "rolling.parquet")

@@ -37,6 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--refit-steps", type=int, metavar="N",
         help="optimizer steps of a refit (default: the whole budget from scratch, a tenth of it warm)",
     )  # fmt: skip
+    parser.add_argument(
+        "--baselines", type=_names, default=(), metavar="NAME,...",
+        help="more baselines: theta, ets, seasonal_mean, croston; needs the extra gradcast[baselines]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--baseline-seconds", type=float, default=60.0, metavar="S",
+        help="time for each of them; one that is not done is left out (default: 60)",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FILE.parquet",
         help="write every forecast with its cutoff; scores per series and per step ahead beside it",
     )  # fmt: skip
@@ -63,6 +71,10 @@ def run(options: argparse.Namespace) -> int:
     for key, value in more.items():
         print(f"{key:<10} {value}")
     return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _validate(options: argparse.Namespace, config: Any) -> None:
@@ -94,7 +106,9 @@ def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any
     from training.evaluation import predictor
     from training.origins import build_origins
     from training.rolling import default_windows
+    from training.statistical_baselines import validate_baselines, with_statistical_baselines
 
+    validate_baselines(options.baselines)
     bundle = open_bundle(options)
     manifest = bundle.manifest
     columns = manifest.columns
@@ -116,6 +130,7 @@ def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any
     origins = build_origins(panel, splits, "test", horizon, step_size, windows)
     levels = manifest.network.output_levels
     result = run_backtest(predictor(bundle.forecaster, store), panel, store, splits, origins, levels)
+    result = with_statistical_baselines(result, options.baselines, options.baseline_seconds, say(options.quiet))
     return manifest.network.architecture, result, {}
 
 
@@ -127,11 +142,10 @@ def _backtest_config(config: Any, options: argparse.Namespace) -> tuple[str, Any
 
     keep_freed_memory()
     plan = RollingPlan(
-        options.n_windows, options.step_size, options.refit, options.refit_every, options.refit_steps
-    )
-    trained, result = train_and_roll(
-        config, plan, build_tracker, build_progress(options.quiet), say(options.quiet)
-    )
+        options.n_windows, options.step_size, options.refit, options.refit_every, options.refit_steps,
+        options.baselines, options.baseline_seconds,
+    )  # fmt: skip
+    trained, result = train_and_roll(config, plan, build_tracker, build_progress(options.quiet), say(options.quiet))
     folder = trained.directory / "backtest"
     return trained.prepared.config.model.architecture, result, {"run": str(trained.directory), "tables": str(folder)}
 
