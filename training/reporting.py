@@ -24,6 +24,7 @@ from training.gradients.verdict import Verdict
 from training.loop import FitState
 from training.plots import figure_to_png, plot_forecasts, plot_gate_norms, plot_grad_norms, plot_losses
 from training.preparation import Prepared
+from training.report.backtest_page import write_backtest_report
 from training.report.document import write_report_files
 from training.report.flow_plots import flow_pictures
 from training.report.review import RunReview
@@ -155,6 +156,8 @@ def write_reports(
     figures.mkdir(exist_ok=True)
     for name, figure in fit_figures(prepared, state).items():
         (figures / f"{name}.png").write_bytes(figure_to_png(figure))
+    newest = backtests.get("test", backtests["val"])
+    write_backtest_report(newest, prepared.config.model.architecture, run.path / "backtest" / "report.html")
     for part, result in backtests.items():
         result.write_parquet(run.path / "backtest" / f"{part}.parquet")
         (figures / f"forecasts_{part}.png").write_bytes(figure_to_png(plot_forecasts(result, prepared.panel)))

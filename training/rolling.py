@@ -23,6 +23,7 @@ from training.origins import Origins, build_origins
 from training.pipeline import Say, TrainingResult, build_fit, train
 from training.preparation import DTYPES, Prepared
 from training.progress import SILENT_PROGRESS, FitProgress
+from training.report.backtest_page import write_backtest_report
 from training.reporting import describe_run
 from training.run_directory import RunDirectory
 from training.statistical_baselines import DEFAULT_SECONDS, validate_baselines, with_statistical_baselines
@@ -121,6 +122,7 @@ def train_and_roll(
     run = RunDirectory(result.directory)
     rolled = roll(result.prepared, run, plan, progress, say)
     rolled.write_parquet(run.path / "backtest" / "rolling.parquet")
+    write_backtest_report(rolled, result.prepared.config.model.architecture, run.path / "backtest" / "report.html")
     tracker = new_tracker(config)
     tracker.start(describe_run(result.prepared, run, {"gradcast.refit": plan.refit}))
     tracker.log_artifact(run.path / "backtest", "backtest")

@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE.parquet",
         help="write every forecast with its cutoff; scores per series and per step ahead beside it",
     )  # fmt: skip
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write the interactive report, one file")
     add_output_arguments(parser)
 
 
@@ -61,6 +62,10 @@ def run(options: argparse.Namespace) -> int:
         name, result, more = _backtest_config(config, options)
     if options.output is not None:
         result.write_parquet(options.output)
+    if options.report is not None:
+        from training.report.backtest_page import write_backtest_report
+
+        write_backtest_report(result, name, options.report)
     if options.json:
         print_json(_document(result, name) | more)
         return 0
@@ -146,8 +151,8 @@ def _backtest_config(config: Any, options: argparse.Namespace) -> tuple[str, Any
         options.baselines, options.baseline_seconds,
     )  # fmt: skip
     trained, result = train_and_roll(config, plan, build_tracker, build_progress(options.quiet), say(options.quiet))
-    folder = trained.directory / "backtest"
-    return trained.prepared.config.model.architecture, result, {"run": str(trained.directory), "tables": str(folder)}
+    report = trained.directory / "backtest" / "report.html"
+    return trained.prepared.config.model.architecture, result, {"run": str(trained.directory), "report": str(report)}
 
 
 def _document(result: Any, name: str) -> dict[str, Any]:
