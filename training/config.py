@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from models.config import DecoderName, HeadName, InitializationName, ScalerName
+from models.config import ConformalName, DecoderName, HeadName, InitializationName, ScalerName
 from training.errors import ConfigurationError, Problem
 
 ArchitectureName = Literal["linear", "rnn", "gru", "lstm"]
@@ -105,6 +105,9 @@ class ModelConfig(_Section):
     """Output per step: point or quantile."""
     quantile_levels: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
     """Levels of the quantile head, increasing, in (0, 1)."""
+
+    conformal: ConformalName = "none"
+    """Calibrate the quantiles on validation errors, per step ahead: none or split (a point head gets quantiles by it)."""
 
     @field_validator("quantile_levels")
     @classmethod

@@ -78,6 +78,7 @@ def build_request_panel(manifest: BundleManifest, frame: pd.DataFrame) -> Panel:
         futr_exog=columns.futr_exog,
         hist_exog=columns.hist_exog,
         stat_exog=columns.stat_exog,
+        fill=manifest.fill,
     )
     return build_panel(frame, config, columns=columns, horizon=manifest.network.horizon, timezone=manifest.timezone)
 

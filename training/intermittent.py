@@ -86,9 +86,9 @@ def measure_demand(
         size = total / demands
         spread = np.bincount(owner[is_demand], (y - size[owner])[is_demand] ** 2, minlength=count) / demands
         interval = np.where(lowest >= 0.0, periods / demands, np.nan)
-        mean = total / periods
+        mean, variation = total / periods, spread / size**2
     step = metrics.seasonal_scale(values, observed, offsets, train_end, season_length=1).absolute
-    return Demand(np.where(demands > 0, interval, np.nan), spread / size**2, mean, step)
+    return Demand(np.where(demands > 0, interval, np.nan), variation, mean, step)
 
 
 def intermittent_scores(

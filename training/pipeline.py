@@ -12,6 +12,7 @@ from models.bundle import save_bundle
 from training.backtest import BacktestResult
 from training.checkpoint import LAST, read_checkpoint, restore_network
 from training.config import TrainingConfig
+from training.conformal import CalibrationReport, calibrate
 from training.data.windows import TrainingWindows, validation_cutoffs
 from training.errors import NumericalError
 from training.evaluation import baseline_metrics, finite_metrics
@@ -187,12 +188,14 @@ class Judged:
         backtests: Validation, and test if there is one.
         verdict: What the gradients and the outcome say.
         evidence: What it rests on.
+        calibration: What conformal calibration rests on; None without one.
     """
 
     state: FitState
     backtests: dict[str, BacktestResult]
     verdict: Verdict
     evidence: Evidence
+    calibration: CalibrationReport | None = None
 
 
 def fit_and_judge(
@@ -233,14 +236,31 @@ def fit_and_judge(
         write_gradients(run, judge.gather(fit.state, None), fit.state.readings, non_finite_verdict(error))
         raise
     say(f"fit ended at step {state.step}; best validation loss {state.best_val_loss:.4f} at step {state.best_step}")
+    calibration = calibrate_fit(prepared, fit, say)
     backtests = judge.evaluation.run_all()
-    return Judged(state, backtests, *judge.judge(state, backtests))
+    return Judged(state, backtests, *judge.judge(state, backtests), calibration)
+
+
+def calibrate_fit(prepared: Prepared, fit: Fit, say: Say = _keep_quiet) -> CalibrationReport | None:
+    """Calibrate the quantiles of a finished fit, if its configuration asks for it, and say what that rests on."""
+    if prepared.config.model.conformal == "none":
+        return None
+    report = calibrate(prepared.forecaster, prepared.store, prepared.splits, fit.data.scale_floor)
+    if report is None:
+        say("intervals are not calibrated: too few validation targets for their outermost level; raise data.val_size")
+        return None
+    shares = ", ".join(
+        f"{share:.0%} to {report.coverage_after[percent]:.0%} of {percent} %"
+        for percent, share in report.coverage_before.items()
+    )
+    say(f"intervals calibrated on {report.num_windows:,} validation windows: {shares}")
+    return report
 
 
 def _publish(prepared: Prepared, run: RunDirectory, judged: Judged, tracker: Tracker) -> TrainingResult:
     """Write bundle, reports and figures, and hand them to the tracker."""
     state, backtests, verdict = judged.state, judged.backtests, judged.verdict
-    manifest = describe_bundle(prepared, backtests, verdict)
+    manifest = describe_bundle(prepared, backtests, verdict, judged.calibration)
     note = write_model_card(manifest, verdict, prepared.config.tracking.model_name or "model", prepared.notes)
     save_bundle(run.bundle, prepared.forecaster, manifest, extra_files(prepared))
     write_reports(prepared, run, state, backtests, verdict, judged.evidence)

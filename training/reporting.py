@@ -14,6 +14,7 @@ from models.bundle import BundleManifest
 from models.config import NETWORK_CONFIG_ADAPTER
 from models.initialization import GATES
 from training.backtest import BacktestResult
+from training.conformal import CalibrationReport
 from training.data.context import write_context
 from training.data.panel import Panel
 from training.data.splits import Splits
@@ -58,7 +59,12 @@ def describe_run(prepared: Prepared, run: RunDirectory, tags: Mapping[str, str] 
     )  # fmt: skip
 
 
-def describe_bundle(prepared: Prepared, backtests: Mapping[str, BacktestResult], verdict: Verdict) -> BundleManifest:
+def describe_bundle(
+    prepared: Prepared,
+    backtests: Mapping[str, BacktestResult],
+    verdict: Verdict,
+    calibration: CalibrationReport | None = None,
+) -> BundleManifest:
     """The manifest of the trained network."""
     panel, splits = prepared.panel, prepared.splits
     last = max(range(len(panel.ids)), key=lambda series: _end_of_training(panel, splits, series))
@@ -70,6 +76,8 @@ def describe_bundle(prepared: Prepared, backtests: Mapping[str, BacktestResult],
         season_length=prepared.config.data.season_length or panel.season_length,
         time_kind=panel.time_kind,
         timezone=panel.timezone,
+        fill=panel.fill,
+        calibration={} if calibration is None else calibration.to_dict(),
         metrics=finite_metrics(backtests),
         baselines=baseline_metrics(backtests),
         gradient=verdict.model_dump(mode="json"),

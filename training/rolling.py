@@ -10,18 +10,21 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
+from training.adaptive_conformal import adapt_intervals, window_scales
 from training.backtest import BacktestResult, join_backtests, run_backtest
 from training.choices import choose_horizon
 from training.config import TrainingConfig
+from training.conformal import Errors, measure_errors
 from training.data.panel import Panel, load_panel
 from training.data.splits import build_splits
 from training.data.windows import covariate_statistics
 from training.evaluation import predictor
 from training.networks import build_network
 from training.origins import Origins, build_origins
-from training.pipeline import Say, TrainingResult, build_fit, train
-from training.preparation import DTYPES, Prepared
+from training.pipeline import Say, TrainingResult, build_fit, calibrate_fit, train
+from training.preparation import DTYPES, Prepared, series_scale_floor
 from training.progress import SILENT_PROGRESS, FitProgress
 from training.report.backtest_page import write_backtest_report
 from training.reporting import describe_run
@@ -50,6 +53,7 @@ class RollingPlan:
         steps: Optimizer steps of a refit; None = the whole budget from scratch, a tenth of it for a warm one.
         baselines: Statistical baselines to add to naive, seasonal naive and linear.
         baseline_seconds: Time for each of them.
+        adaptation_rate: How fast intervals adapt from origin to origin; None = not at all.
     """
 
     n_windows: int | None = None
@@ -59,6 +63,7 @@ class RollingPlan:
     steps: int | None = None
     baselines: Sequence[str] = ()
     baseline_seconds: float = DEFAULT_SECONDS
+    adaptation_rate: float | None = None
 
 
 def default_windows(panel: Panel, horizon: int, step_size: int) -> int:
@@ -151,6 +156,8 @@ def roll(
     )
     size = plan.every if plan.refit != "never" else int(origins.num_later.max()) + 1
     rounds = origins.rounds(size)
+    # Before any refit: a warm one changes the weights, and its errors are then those of rows it has seen.
+    errors = None if plan.adaptation_rate is None else validation_errors(prepared)
     results = []
     for number, part in enumerate(rounds):
         if number:
@@ -163,7 +170,32 @@ def roll(
             )
         )  # fmt: skip
     shutil.rmtree(run.path / "refits", ignore_errors=True)
-    return with_statistical_baselines(join_backtests(results), plan.baselines, plan.baseline_seconds, say)
+    result = join_backtests(results)
+    if errors is not None and plan.adaptation_rate is not None:
+        scales = window_scales(prepared.forecaster, prepared.store, result)
+        result = adapt_and_say(result, scales, errors, plan.adaptation_rate, say)
+    return with_statistical_baselines(result, plan.baselines, plan.baseline_seconds, say)
+
+
+def validation_errors(prepared: Prepared) -> Errors:
+    """Errors of the network as it is on the validation windows."""
+    is_scaled = prepared.config.model.scaler != "none"
+    floor = series_scale_floor(prepared.panel, prepared.splits, is_scaled)
+    return measure_errors(prepared.forecaster, prepared.store, prepared.splits, floor.to(prepared.store.device))
+
+
+def adapt_and_say(
+    result: BacktestResult, scale: Float[np.ndarray, " W"], errors: Errors, rate: float, say: Say
+) -> BacktestResult:
+    """`adapt_intervals`, and what it did to the coverage."""
+    adapted = adapt_intervals(result, scale, errors, rate)
+    shares = ", ".join(
+        f"{result.metrics[name]:.0%} to {adapted.metrics[name]:.0%} of {name.removeprefix('coverage_')} %"
+        for name in result.metrics
+        if name.startswith("coverage_")
+    )
+    say(f"intervals adapted along {int(result.origins.num_later.max()) + 1} origins: {shares}")
+    return adapted
 
 
 def refit(
@@ -194,6 +226,7 @@ def refit(
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     fit, _ = build_fit(prepared, run, NOOP_TRACKER, progress, keep_start=plan.refit == "warm")
     fit.run()
+    calibrate_fit(prepared, fit)
     shutil.rmtree(run.path)
     return prepared
 

@@ -14,20 +14,24 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from app.schemas.forecast import SeriesRequest
 from app.services.channels import ChannelReader
 from app.services.context import ContextStore
+from app.services.filling import fill_values
 from app.services.series_error import SeriesError
 from app.services.times import Grid
 from models.bundle import BundleManifest
 from models.forecaster import Forecaster, ForecastInputs
+from training.config import FillPolicy
 from training.data.calendar_features import encode_calendar
 
 # Stretches of time whose calendar is remembered.
 MAX_CALENDARS = 256
 
 Warnings = dict[str, str]
+FILL_POLICY: TypeAdapter[FillPolicy] = TypeAdapter(FillPolicy)
 
 
 class History(NamedTuple):
@@ -92,6 +96,7 @@ class RequestEncoder:
         self._network = manifest.network
         self._columns = manifest.columns
         self._timezone = manifest.timezone
+        self._fill: FillPolicy = FILL_POLICY.validate_python(manifest.fill)
         self._context = context
         self._max_length = max_length
         # Replaced, never changed, because small and large requests are encoded in different threads.
@@ -206,7 +211,8 @@ class RequestEncoder:
 
     def _window(self, history: History, path: str) -> EncodedSeries:
         length, horizon = self._network.context_length, self._network.horizon
-        seen = ~np.isnan(history.y)
+        y, is_real_value = fill_values(history.y, self._fill, f"{path}.y")
+        seen = ~np.isnan(y)
         count = len(seen)
         first_seen = int(seen.argmax()) if seen.any() else count
         if not seen[max(0, count - length) :].any():
@@ -216,12 +222,12 @@ class RequestEncoder:
         rows = np.maximum(np.arange(count - length, count + horizon), first_seen)
         is_real = np.arange(count - length, count) >= first_seen
         observed = is_real & seen[rows[:length]]
-        warnings = self._count_missing(observed, is_real)
+        warnings = self._count_missing(is_real & is_real_value[rows[:length]], is_real)
         futr = self._channels.read_futr(history, count, horizon, rows, f"{path}.futr_exog", warnings)
         hist = self._channels.read_hist(history, count, rows[:length], f"{path}.hist_exog", warnings)
         static = self._channels.read_static(history.stat_exog, f"{path}.stat_exog", warnings)
         stamps = self.grid.stamps(history.start, int(rows[0]), count + horizon, path)
-        context = np.where(observed, history.y[rows[:length]], np.float32(0.0))
+        context = np.where(observed, y[rows[:length]], np.float32(0.0))
         return EncodedSeries(context, observed, futr, hist, static, stamps, warnings)
 
     def _count_missing(self, observed: NDArray[np.bool_], is_real: NDArray[np.bool_]) -> Warnings:
@@ -230,7 +236,8 @@ class RequestEncoder:
         if num_real < length:
             warnings["context_short"] = f"The model reads {length} steps; the series has {num_real}."
         if num_observed < num_real:
-            warnings["context_missing"] = f"{num_real - num_observed} of the last {num_real} steps have no value."
+            filled = "" if self._fill == "mask" else f" They are filled as in training: {self._fill}."
+            warnings["context_missing"] = f"{num_real - num_observed} of the last {num_real} steps have no value.{filled}"
         return warnings
 
     def _calendar(self, encoded: Sequence[EncodedSeries], width: int) -> NDArray[np.float32]:

@@ -45,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baseline-seconds", type=float, default=60.0, metavar="S",
         help="time for each of them; one that is not done is left out (default: 60)",
     )  # fmt: skip
+    parser.add_argument(
+        "--adaptive-intervals", dest="adaptation_rate", type=float, nargs="?", const=0.05, metavar="RATE",
+        help="calibrate intervals on validation rows, and again after every origin (adaptive conformal inference, rate 0.05)",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FILE.parquet",
         help="write every forecast with its cutoff; scores per series and per step ahead beside it",
     )  # fmt: skip
@@ -91,6 +95,9 @@ def _validate(options: argparse.Namespace, config: Any) -> None:
         if value is not None and value < 1:
             flag = "--windows" if name == "n_windows" else f"--{name.replace('_', '-')}"
             problems.append(Problem("backtest_invalid", flag, f"must be at least 1, but is {value} instead."))
+    if options.adaptation_rate is not None and not 0.0 <= options.adaptation_rate <= 1.0:
+        message = f"must lie between 0 and 1, but is {options.adaptation_rate:g} instead."
+        problems.append(Problem("backtest_invalid", "--adaptive-intervals", message))
     if options.refit != "never" and (options.model or options.bundle):
         message = "needs a configuration to train by, but a trained model is given instead."
         problems.append(Problem("backtest_conflict", "--refit", message, "Leave out --model and --bundle."))
@@ -102,15 +109,18 @@ def _validate(options: argparse.Namespace, config: Any) -> None:
 
 
 def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any, dict[str, str]]:
+    from training.adaptive_conformal import window_scales
     from training.backtest import run_backtest
     from training.commands.forecast import open_bundle
+    from training.conformal import measure_errors
     from training.data.panel import build_panel
     from training.data.readers import read_frame
     from training.data.splits import build_splits
     from training.data.windows import WindowStore
     from training.evaluation import predictor
     from training.origins import build_origins
-    from training.rolling import default_windows
+    from training.preparation import series_scale_floor
+    from training.rolling import adapt_and_say, default_windows
     from training.statistical_baselines import validate_baselines, with_statistical_baselines
 
     validate_baselines(options.baselines)
@@ -118,9 +128,9 @@ def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any
     manifest = bundle.manifest
     columns = manifest.columns
     roles = {name: getattr(columns, name) for name in ("futr_exog", "hist_exog", "stat_exog")}
-    data = config.data.model_copy(
-        update=roles | {"freq": manifest.freq, "season_length": config.data.season_length or manifest.season_length}
-    )
+    season_length = config.data.season_length or manifest.season_length
+    fixed = {"fill": manifest.fill, "freq": manifest.freq, "season_length": season_length}
+    data = config.data.model_copy(update=roles | fixed)
     horizon = manifest.network.horizon
     panel = build_panel(
         read_frame(Path(config.data.path), data), data, columns=columns, horizon=horizon, timezone=manifest.timezone
@@ -135,6 +145,11 @@ def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any
     origins = build_origins(panel, splits, "test", horizon, step_size, windows)
     levels = manifest.network.output_levels
     result = run_backtest(predictor(bundle.forecaster, store), panel, store, splits, origins, levels)
+    if options.adaptation_rate is not None:
+        floor = series_scale_floor(panel, splits, manifest.network.scaler != "none")
+        errors = measure_errors(bundle.forecaster, store, splits, floor)
+        scales = window_scales(bundle.forecaster, store, result)
+        result = adapt_and_say(result, scales, errors, options.adaptation_rate, say(options.quiet))
     result = with_statistical_baselines(result, options.baselines, options.baseline_seconds, say(options.quiet))
     return manifest.network.architecture, result, {}
 
@@ -148,7 +163,7 @@ def _backtest_config(config: Any, options: argparse.Namespace) -> tuple[str, Any
     keep_freed_memory()
     plan = RollingPlan(
         options.n_windows, options.step_size, options.refit, options.refit_every, options.refit_steps,
-        options.baselines, options.baseline_seconds,
+        options.baselines, options.baseline_seconds, options.adaptation_rate,
     )  # fmt: skip
     trained, result = train_and_roll(config, plan, build_tracker, build_progress(options.quiet), say(options.quiet))
     report = trained.directory / "backtest" / "report.html"
