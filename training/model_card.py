@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from models.bundle import BundleManifest
 from training.gradients.verdict import Verdict
@@ -10,7 +10,9 @@ from training.gradients.verdict import Verdict
 SHOWN_METRICS = ("mae", "rmse", "mase", "wql", "coverage_80")
 
 
-def write_model_card(manifest: BundleManifest, verdict: Verdict, name: str, notes: tuple[str, ...]) -> str:
+def write_model_card(
+    manifest: BundleManifest, verdict: Verdict, name: str, notes: tuple[str, ...], checks: Sequence[str] = ()
+) -> str:
     """Markdown for people who find the model in the dashboard.
 
     Args:
@@ -18,6 +20,7 @@ def write_model_card(manifest: BundleManifest, verdict: Verdict, name: str, note
         verdict: What its gradients say.
         name: Its name in the registry.
         notes: What was chosen for the user.
+        checks: What else was found about data and forecasts.
     """
     network = manifest.network
     parts = [
@@ -31,6 +34,8 @@ def write_model_card(manifest: BundleManifest, verdict: Verdict, name: str, note
         _metrics_section(manifest),
         _columns_section(manifest),
     ]
+    if checks:
+        parts.append("## Checks\n" + "\n".join(f"- {check}" for check in checks))
     if notes:
         parts.append("## Chosen from the data\n" + "\n".join(f"- `{note}`" for note in notes))
     parts.append(

@@ -11,6 +11,7 @@ from typing import Any
 from models.bundle import save_bundle
 from training.backtest import BacktestResult
 from training.checkpoint import LAST, read_checkpoint, restore_network
+from training.checks import Check, run_checks
 from training.config import TrainingConfig
 from training.conformal import CalibrationReport, calibrate
 from training.data.windows import TrainingWindows, validation_cutoffs
@@ -64,6 +65,7 @@ class TrainingResult:
         note: The run's description.
         model: The registered version, if it was registered.
         num_unsent: Events that wait for `gradcast sync`.
+        checks: What else was found about data and forecasts.
     """
 
     run_id: str | None
@@ -76,6 +78,7 @@ class TrainingResult:
     note: str
     model: RegisteredModel | None = None
     num_unsent: int = 0
+    checks: tuple[Check, ...] = ()
     healing: Healing | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,6 +96,7 @@ class TrainingResult:
             "metrics": finite_metrics(self.backtests),
             "baselines": baseline_metrics(self.backtests),
             "gradients": self.verdict.model_dump(mode="json"),
+            "checks": [check.to_dict() for check in self.checks],
             "timing": {
                 "prepare_seconds": round(self.prepared.seconds, 3),
                 "fit_seconds": round(self.state.fit_seconds, 3),
@@ -261,11 +265,15 @@ def _publish(prepared: Prepared, run: RunDirectory, judged: Judged, tracker: Tra
     """Write bundle, reports and figures, and hand them to the tracker."""
     state, backtests, verdict = judged.state, judged.backtests, judged.verdict
     manifest = describe_bundle(prepared, backtests, verdict, judged.calibration)
-    note = write_model_card(manifest, verdict, prepared.config.tracking.model_name or "model", prepared.notes)
+    checks = run_checks(prepared.panel, prepared.splits, backtests)
+    name = prepared.config.tracking.model_name or "model"
+    note = write_model_card(manifest, verdict, name, prepared.notes, [str(check) for check in checks])
     save_bundle(run.bundle, prepared.forecaster, manifest, extra_files(prepared))
-    write_reports(prepared, run, state, backtests, verdict, judged.evidence)
+    write_reports(prepared, run, state, backtests, verdict, judged.evidence, [check.message for check in checks])
     log_outcome(tracker, run, state, backtests, verdict, note, Unit.of(prepared.config.data.freq))
-    return TrainingResult(tracker.run_id, run.path, prepared, state, backtests, verdict, judged.evidence, note)
+    result = TrainingResult(tracker.run_id, run.path, prepared, state, backtests, verdict, judged.evidence, note)
+    result.checks = checks
+    return result
 
 
 def _register(result: TrainingResult, tracker: Tracker) -> RegisteredModel | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -156,8 +156,9 @@ def write_reports(
     backtests: Mapping[str, BacktestResult],
     verdict: Verdict,
     evidence: Evidence,
+    warnings: Sequence[str] = (),
 ) -> None:
-    """Write readings, evidence, verdict, figures and backtests into the run's directory."""
+    """Write readings, evidence, verdict, figures and backtests into the run's directory; `warnings` stand in its report."""
     write_gradients(run, evidence, state.readings, verdict)
     write_report_files(RunReview(run.path.resolve().name, run.path, prepared.config, state.readings, evidence, verdict))
     figures = run.path / "figures"
@@ -165,7 +166,7 @@ def write_reports(
     for name, figure in fit_figures(prepared, state).items():
         (figures / f"{name}.png").write_bytes(figure_to_png(figure))
     newest = backtests.get("test", backtests["val"])
-    write_backtest_report(newest, prepared.config.model.architecture, run.path / "backtest" / "report.html")
+    write_backtest_report(newest, prepared.config.model.architecture, run.path / "backtest" / "report.html", warnings)
     for part, result in backtests.items():
         result.write_parquet(run.path / "backtest" / f"{part}.parquet")
         (figures / f"forecasts_{part}.png").write_bytes(figure_to_png(plot_forecasts(result, prepared.panel)))

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from training.adaptive_conformal import adapt_intervals, window_scales
 from training.backtest import BacktestResult, join_backtests, run_backtest
+from training.checks import run_checks
 from training.choices import choose_horizon
 from training.config import TrainingConfig
 from training.conformal import Errors, measure_errors
@@ -127,7 +128,11 @@ def train_and_roll(
     run = RunDirectory(result.directory)
     rolled = roll(result.prepared, run, plan, progress, say)
     rolled.write_parquet(run.path / "backtest" / "rolling.parquet")
-    write_backtest_report(rolled, result.prepared.config.model.architecture, run.path / "backtest" / "report.html")
+    result.checks = run_checks(result.prepared.panel, result.prepared.splits, {"test": rolled})
+    write_backtest_report(
+        rolled, result.prepared.config.model.architecture, run.path / "backtest" / "report.html",
+        [check.message for check in result.checks],
+    )  # fmt: skip
     tracker = new_tracker(config)
     tracker.start(describe_run(result.prepared, run, {"gradcast.refit": plan.refit}))
     tracker.log_artifact(run.path / "backtest", "backtest")

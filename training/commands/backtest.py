@@ -61,22 +61,24 @@ def run(options: argparse.Namespace) -> int:
     config = read_config(options)
     _validate(options, config)
     if options.model or options.bundle:
-        name, result, more = _backtest_bundle(config, options)
+        name, result, checks, more = _backtest_bundle(config, options)
     else:
-        name, result, more = _backtest_config(config, options)
+        name, result, checks, more = _backtest_config(config, options)
     if options.output is not None:
         result.write_parquet(options.output)
     if options.report is not None:
         from training.report.backtest_page import write_backtest_report
 
-        write_backtest_report(result, name, options.report)
+        write_backtest_report(result, name, options.report, [check.message for check in checks])
     if options.json:
-        print_json(_document(result, name) | more)
+        print_json(_document(result, name) | {"checks": [check.to_dict() for check in checks]} | more)
         return 0
     from training.backtest_text import format_backtest, format_series, format_steps
 
     texts = (format_steps(result, name), format_series(result), format_backtest(result, model_name=name))
     print("\n\n".join(text for text in texts if text))
+    for check in checks:
+        print(f"check: {check}")
     for key, value in more.items():
         print(f"{key:<10} {value}")
     return 0
@@ -108,9 +110,10 @@ def _validate(options: argparse.Namespace, config: Any) -> None:
         raise ConfigurationError(problems)
 
 
-def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any, dict[str, str]]:
+def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any, tuple[Any, ...], dict[str, str]]:
     from training.adaptive_conformal import window_scales
     from training.backtest import run_backtest
+    from training.checks import check_trained_rows, run_checks
     from training.commands.forecast import open_bundle
     from training.conformal import measure_errors
     from training.data.panel import build_panel
@@ -151,10 +154,14 @@ def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any
         scales = window_scales(bundle.forecaster, store, result)
         result = adapt_and_say(result, scales, errors, options.adaptation_rate, say(options.quiet))
     result = with_statistical_baselines(result, options.baselines, options.baseline_seconds, say(options.quiet))
-    return manifest.network.architecture, result, {}
+    checks = (
+        *check_trained_rows(result, manifest.trained_until),
+        *run_checks(panel, splits, {"test": result}),
+    )
+    return manifest.network.architecture, result, checks, {}
 
 
-def _backtest_config(config: Any, options: argparse.Namespace) -> tuple[str, Any, dict[str, str]]:
+def _backtest_config(config: Any, options: argparse.Namespace) -> tuple[str, Any, tuple[Any, ...], dict[str, str]]:
     from training.allocator import keep_freed_memory
     from training.commands.train import build_tracker
     from training.progress import build_progress
@@ -167,7 +174,8 @@ def _backtest_config(config: Any, options: argparse.Namespace) -> tuple[str, Any
     )  # fmt: skip
     trained, result = train_and_roll(config, plan, build_tracker, build_progress(options.quiet), say(options.quiet))
     report = trained.directory / "backtest" / "report.html"
-    return trained.prepared.config.model.architecture, result, {"run": str(trained.directory), "report": str(report)}
+    more = {"run": str(trained.directory), "report": str(report)}
+    return trained.prepared.config.model.architecture, result, trained.checks, more
 
 
 def _document(result: Any, name: str) -> dict[str, Any]:

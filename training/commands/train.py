@@ -116,6 +116,8 @@ def print_summary(result: Any) -> None:
         print(f"  {finding.severity}: {finding.message}")
         for remedy in finding.remedies:
             print(f"    remedy: {remedy.why}: " + " ".join(f"--set {key}={value}" for key, value in remedy.set.items()))
+    for check in result.checks:
+        print(f"check: {check}")
     if result.model is not None:
         aliases = f" ({', '.join(result.model.aliases)})" if result.model.aliases else " (no alias: not healthy)"
         print(f"registered {result.model.uri}{aliases}")
