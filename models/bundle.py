@@ -56,6 +56,9 @@ class BundleManifest(BaseModel):
         timezone: Zone of the training timestamps, or None if they had none.
         fill: How missing targets were filled in training, and are when it is served.
         calibration: What conformal calibration rests on; empty without one.
+        final_fit_steps: Steps of the fit on all rows after selection; None without one. The metrics are then those of the
+            fit that was selected.
+        warm_start: Registered version that the weights started from, `name/version`; None from scratch.
         metrics: Backtest metrics by `part/metric`.
         baselines: The same for every baseline.
         gradient: Verdict, reach, need and findings.
@@ -78,6 +81,8 @@ class BundleManifest(BaseModel):
     timezone: str | None = None
     fill: str = Field(default="mask", pattern="^(mask|ffill|linear|zero|error)$")
     calibration: dict[str, Any] = Field(default_factory=dict)
+    final_fit_steps: int | None = Field(default=None, ge=1)
+    warm_start: str | None = None
     metrics: dict[str, float | None] = Field(default_factory=dict)
     baselines: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     gradient: dict[str, Any] = Field(default_factory=dict)

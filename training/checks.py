@@ -63,19 +63,23 @@ class Check:
         return f"{self.severity} {self.code}: {self.message}"
 
 
-def run_checks(panel: Panel, splits: Splits, backtests: Mapping[str, BacktestResult]) -> tuple[Check, ...]:
+def run_checks(
+    panel: Panel, splits: Splits, backtests: Mapping[str, BacktestResult], trained_until: str = ""
+) -> tuple[Check, ...]:
     """Everything there is to find about data and forecasts.
 
     Args:
         panel: The series.
         splits: Where training, validation and test rows end.
         backtests: By part.
+        trained_until: Last timestamp that other weights than those of this training were trained on; empty = none.
     """
     return tuple(
         check
         for found in (
             *(check_flat_forecast(result, part) for part, result in backtests.items()),
             check_covariates(panel, splits),
+            *(check_trained_rows(result, trained_until) for result in backtests.values()),
             *(check_shift(panel, splits, result.origins.part) for result in backtests.values()),
         )
         for check in found

@@ -155,6 +155,10 @@ class FitConfig(_Section):
     """Smallest decrease of the validation loss that counts as improvement."""
     tbptt_steps: int | None = Field(default=None, ge=1)
     """Truncate backpropagation this many steps before the forecast origin; null = whole context."""
+    final: bool = False
+    """After selection, fit once more on training, validation and test rows for the chosen steps; that network is kept."""
+    warm_start: str | None = Field(default=None, min_length=1, max_length=512)
+    """Registered version whose weights and network to start from: name, name@alias or name/version."""
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of everything random."""
     precision: Literal["float32", "bfloat16", "float64"] = "float32"

@@ -31,6 +31,7 @@ def write_model_card(
             f"{network.context_length} past steps of `{manifest.freq}` data; {manifest.num_series} series, "
             f"trained until {manifest.trained_until}."
         ),
+        _origin_sentences(manifest),
         _metrics_section(manifest),
         _columns_section(manifest),
     ]
@@ -67,6 +68,18 @@ def _verdict_section(verdict: Verdict) -> str:
         lines.append(f"\nThe gradient reaches {verdict.reach_steps} steps back; the data pays back to {verdict.need_steps}.")
     lines.append("\nEvidence in figures and words: [report](artifact:gradients/report.html).")
     return "\n".join(lines)
+
+
+def _origin_sentences(manifest: BundleManifest) -> str:
+    sentences = []
+    if manifest.warm_start is not None:
+        sentences.append(f"Training started from the weights of `{manifest.warm_start}`.")
+    if manifest.final_fit_steps is not None:
+        sentences.append(
+            f"Final fit: trained once more on training, validation and test rows for the {manifest.final_fit_steps} steps that "
+            "were chosen. The scores below are those of the fit that chose them; this network has no rows left to be measured on."
+        )
+    return " ".join(sentences)
 
 
 def _metrics_section(manifest: BundleManifest) -> str:

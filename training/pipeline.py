@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from training.conformal import CalibrationReport, calibrate
 from training.data.windows import TrainingWindows, validation_cutoffs
 from training.errors import NumericalError
 from training.evaluation import baseline_metrics, finite_metrics
+from training.final_fit import fit_on_all_rows
 from training.gradients.evidence import Evidence
 from training.gradients.schedule import logging_schedule, never
 from training.gradients.verdict import Finding, Remedy, Verdict
@@ -193,6 +194,7 @@ class Judged:
         verdict: What the gradients and the outcome say.
         evidence: What it rests on.
         calibration: What conformal calibration rests on; None without one.
+        final: Data and network of the fit on all rows; None without one.
     """
 
     state: FitState
@@ -200,6 +202,7 @@ class Judged:
     verdict: Verdict
     evidence: Evidence
     calibration: CalibrationReport | None = None
+    final: Prepared | None = None
 
 
 def fit_and_judge(
@@ -229,7 +232,8 @@ def fit_and_judge(
         NumericalError: If a loss or gradient is not finite.
         FitInterruptedError: If the user stopped the fit.
     """
-    fit, judge = build_fit(prepared, run, tracker, progress, stop_requested)
+    keep_start = prepared.config.fit.warm_start is not None
+    fit, judge = build_fit(prepared, run, tracker, progress, stop_requested, keep_start)
     if resume and (run.checkpoints / LAST).exists():
         fit.resume()
         say(f"resumed at step {fit.state.step}")
@@ -242,7 +246,12 @@ def fit_and_judge(
     say(f"fit ended at step {state.step}; best validation loss {state.best_val_loss:.4f} at step {state.best_step}")
     calibration = calibrate_fit(prepared, fit, say)
     backtests = judge.evaluation.run_all()
-    return Judged(state, backtests, *judge.judge(state, backtests), calibration)
+    judged = Judged(state, backtests, *judge.judge(state, backtests), calibration)
+    if not prepared.config.fit.final:
+        return judged
+    say(f"final fit on all rows, for the chosen {max(1, state.best_step)} steps")
+    final = fit_on_all_rows(prepared, state, fit.data.validation, fit.loss_function, run, progress)
+    return replace(judged, final=final)
 
 
 def calibrate_fit(prepared: Prepared, fit: Fit, say: Say = _keep_quiet) -> CalibrationReport | None:
@@ -264,11 +273,13 @@ def calibrate_fit(prepared: Prepared, fit: Fit, say: Say = _keep_quiet) -> Calib
 def _publish(prepared: Prepared, run: RunDirectory, judged: Judged, tracker: Tracker) -> TrainingResult:
     """Write bundle, reports and figures, and hand them to the tracker."""
     state, backtests, verdict = judged.state, judged.backtests, judged.verdict
-    manifest = describe_bundle(prepared, backtests, verdict, judged.calibration)
-    checks = run_checks(prepared.panel, prepared.splits, backtests)
+    deployed = judged.final or prepared
+    final_fit_steps = None if judged.final is None else max(1, state.best_step)
+    manifest = describe_bundle(deployed, backtests, verdict, judged.calibration, final_fit_steps)
+    checks = run_checks(prepared.panel, prepared.splits, backtests, prepared.known_until)
     name = prepared.config.tracking.model_name or "model"
     note = write_model_card(manifest, verdict, name, prepared.notes, [str(check) for check in checks])
-    save_bundle(run.bundle, prepared.forecaster, manifest, extra_files(prepared))
+    save_bundle(run.bundle, deployed.forecaster, manifest, extra_files(prepared))
     write_reports(prepared, run, state, backtests, verdict, judged.evidence, [check.message for check in checks])
     log_outcome(tracker, run, state, backtests, verdict, note, Unit.of(prepared.config.data.freq))
     result = TrainingResult(tracker.run_id, run.path, prepared, state, backtests, verdict, judged.evidence, note)
@@ -281,7 +292,10 @@ def _register(result: TrainingResult, tracker: Tracker) -> RegisteredModel | Non
     tags = verdict_tags(result.verdict) | {
         "gradcast.version": gradcast_version(),
         "data.fingerprint": result.prepared.panel.fingerprint,
+        "fit.final": str(result.prepared.config.fit.final).lower(),
     }
+    if result.prepared.config.fit.warm_start is not None:
+        tags["fit.warm_start"] = result.prepared.config.fit.warm_start
     healthy = result.verdict.verdict == "healthy"
     bundle = RunDirectory(result.directory).bundle
     name = tracking.model_name or "model"

@@ -64,6 +64,7 @@ def describe_bundle(
     backtests: Mapping[str, BacktestResult],
     verdict: Verdict,
     calibration: CalibrationReport | None = None,
+    final_fit_steps: int | None = None,
 ) -> BundleManifest:
     """The manifest of the trained network."""
     panel, splits = prepared.panel, prepared.splits
@@ -78,6 +79,8 @@ def describe_bundle(
         timezone=panel.timezone,
         fill=panel.fill,
         calibration={} if calibration is None else calibration.to_dict(),
+        final_fit_steps=final_fit_steps,
+        warm_start=prepared.config.fit.warm_start,
         metrics=finite_metrics(backtests),
         baselines=baseline_metrics(backtests),
         gradient=verdict.model_dump(mode="json"),

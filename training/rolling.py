@@ -123,12 +123,18 @@ def train_and_roll(
     """
     validate_baselines(plan.baselines)
     config = reserve_test(config, plan)
-    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"register_model": False})})
+    # A fit on all rows would have seen what is forecast.
+    config = config.model_copy(
+        update={
+            "tracking": config.tracking.model_copy(update={"register_model": False}),
+            "fit": config.fit.model_copy(update={"final": False}),
+        }
+    )
     result = train(config, new_tracker(config), progress, say, output, stop_requested=stop_requested)
     run = RunDirectory(result.directory)
     rolled = roll(result.prepared, run, plan, progress, say)
     rolled.write_parquet(run.path / "backtest" / "rolling.parquet")
-    result.checks = run_checks(result.prepared.panel, result.prepared.splits, {"test": rolled})
+    result.checks = run_checks(result.prepared.panel, result.prepared.splits, {"test": rolled}, result.prepared.known_until)
     write_backtest_report(
         rolled, result.prepared.config.model.architecture, run.path / "backtest" / "report.html",
         [check.message for check in result.checks],

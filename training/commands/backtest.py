@@ -113,7 +113,7 @@ def _validate(options: argparse.Namespace, config: Any) -> None:
 def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any, tuple[Any, ...], dict[str, str]]:
     from training.adaptive_conformal import window_scales
     from training.backtest import run_backtest
-    from training.checks import check_trained_rows, run_checks
+    from training.checks import run_checks
     from training.commands.forecast import open_bundle
     from training.conformal import measure_errors
     from training.data.panel import build_panel
@@ -154,10 +154,7 @@ def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any
         scales = window_scales(bundle.forecaster, store, result)
         result = adapt_and_say(result, scales, errors, options.adaptation_rate, say(options.quiet))
     result = with_statistical_baselines(result, options.baselines, options.baseline_seconds, say(options.quiet))
-    checks = (
-        *check_trained_rows(result, manifest.trained_until),
-        *run_checks(panel, splits, {"test": result}),
-    )
+    checks = run_checks(panel, splits, {"test": result}, manifest.trained_until)
     return manifest.network.architecture, result, checks, {}
 
 

@@ -28,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-register", dest="register", action="store_const", const=False, help="do not register the model"
     )
     parser.add_argument(
+        "--warm-start", metavar="NAME[@ALIAS|/VERSION]", help="start from the weights of a registered version"
+    )
+    parser.add_argument(
+        "--final-fit", action="store_const", const=True,
+        help="after selection, fit once more on all rows for the chosen steps, and keep that network",
+    )  # fmt: skip
+    parser.add_argument(
         "--output", type=Path, metavar="DIR", help="directory of the run (default: a new one under runs/)"
     )
     parser.add_argument(

@@ -39,8 +39,8 @@ MEMMAP_THRESHOLD_BYTES = 512 * 2**20
 AS_GIVEN = "as given"
 
 
-def load_panel(config: DataConfig, horizon: int = 0) -> Panel:
-    """Read the configured file into a panel.
+def load_panel(config: DataConfig, horizon: int = 0, columns: Columns | None = None) -> Panel:
+    """Read the configured file into a panel; `columns` are those of a trained model, as in `build_panel`.
 
     Raises:
         DataError: With everything found wrong.
@@ -49,7 +49,7 @@ def load_panel(config: DataConfig, horizon: int = 0) -> Panel:
         raise DataError(
             [Problem("path_missing", "data.path", "must name a data file, but is null instead.", "Use --data FILE.")]
         )
-    return build_panel(read_frame(Path(config.path), config), config, horizon=horizon)
+    return build_panel(read_frame(Path(config.path), config), config, columns=columns, horizon=horizon)
 
 
 def build_panel(
