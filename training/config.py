@@ -56,6 +56,8 @@ class DataConfig(_Section):
     """Covariates constant over a series."""
     calendar: Literal["auto", "none"] | tuple[str, ...] = "auto"
     """Calendar features as sine and cosine: auto = those the frequency can show, none, or a list of names."""
+    holidays: tuple[str, ...] = ()
+    """Public holidays as a known-future flag: country codes such as US or DE, with a subdivision as in US-CA."""
     fill: FillPolicy = "mask"
     """Missing targets: mask (shown to the network as missing), ffill, linear, zero, or error."""
     val_size: int | None = Field(default=None, ge=1)
@@ -64,6 +66,15 @@ class DataConfig(_Section):
     """Test steps at the end of every series, never trained on nor selected on."""
     keep_context: bool = True
     """Keep the last context_length rows of each series in the bundle, to forecast a known series by name alone."""
+
+    @field_validator("holidays", mode="before")
+    @classmethod
+    def _one_place_is_a_list(cls, value: Any) -> Any:
+        # YAML 1.1 reads Norway's code as false.
+        places = ["NO" if place is False else place for place in (value if isinstance(value, list | tuple) else [value])]
+        if len(set(places)) < len(places):
+            raise ValueError("names a place twice")
+        return places
 
     @field_validator("calendar")
     @classmethod

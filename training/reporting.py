@@ -87,8 +87,12 @@ def describe_bundle(
         data_fingerprint=panel.fingerprint,
         trained_until=str(_end_of_training(panel, splits, last)),
         num_series=len(panel.ids),
-        versions={"gradcast": gradcast_version(), "torch": torch.__version__},
+        versions={"gradcast": gradcast_version(), "torch": torch.__version__} | _holidays_version(panel),
     )
+
+
+def _holidays_version(panel: Panel) -> dict[str, str]:
+    return {"holidays": version("holidays")} if panel.columns.holidays else {}
 
 
 def _end_of_training(panel: Panel, splits: Splits, series: int) -> Any:

@@ -26,6 +26,8 @@ from models.bundle import BundleManifest
 from models.forecaster import Forecaster, ForecastInputs
 from training.config import FillPolicy
 from training.data.calendar_features import encode_calendar
+from training.data.holiday_dates import validate_years
+from training.data.timestamps import wall_clock
 
 # Stretches of time whose calendar is remembered.
 MAX_CALENDARS = 256
@@ -227,6 +229,9 @@ class RequestEncoder:
         hist = self._channels.read_hist(history, count, rows[:length], f"{path}.hist_exog", warnings)
         static = self._channels.read_static(history.stat_exog, f"{path}.stat_exog", warnings)
         stamps = self.grid.stamps(history.start, int(rows[0]), count + horizon, path)
+        problem = validate_years(wall_clock(stamps, self._timezone), self._columns.holidays) if len(stamps) else None
+        if problem is not None:
+            raise SeriesError("timestamps_invalid", path, f"The series {problem.message}")
         context = np.where(observed, y[rows[:length]], np.float32(0.0))
         return EncodedSeries(context, observed, futr, hist, static, stamps, warnings)
 
@@ -249,7 +254,9 @@ class RequestEncoder:
         keys = [(int(series.stamps[0]), len(series.stamps)) for series in encoded]
         new = {key: series.stamps for key, series in zip(keys, encoded, strict=True) if key not in known}
         if new:
-            table = encode_calendar(features, np.concatenate(list(new.values())), self._timezone)
+            table = encode_calendar(
+                features, np.concatenate(list(new.values())), self._timezone, self._columns.holidays
+            )
             ends = np.cumsum([len(stamps) for stamps in new.values()])
             known.update(zip(new, np.split(table, ends[:-1]), strict=True))
             self._calendars = dict(list(known.items())[-MAX_CALENDARS:])

@@ -23,6 +23,7 @@ from training.data.frequency import (
     infer_frequency,
     require_grid,
 )
+from training.data.holiday_dates import holiday_features, read_holidays
 from training.data.readers import read_frame
 from training.data.rows import SortedRows, block_edges, duplicate_problems, sort_rows
 from training.data.splits import training_rows
@@ -100,8 +101,10 @@ def build_panel(
     resolved = columns or resolve_columns(frame, config, rows, grid, train_end)
     if columns is None:
         longest = int(np.diff(grid.offsets).max())
-        resolved = resolved.model_copy(update={"calendar": choose_calendar(config.calendar, frequency, longest)})
-    validate_calendar(resolved.calendar)
+        holidays = read_holidays(config.holidays, frequency, int(grid.starts.min()), int(rows.stamps.max()))
+        calendar_names = (*choose_calendar(config.calendar, frequency, longest), *holiday_features(holidays))
+        resolved = resolved.model_copy(update={"calendar": calendar_names, "holidays": holidays})
+    validate_calendar(resolved.calendar, resolved.holidays)
 
     num_channels = len(resolved.past_features) - len(resolved.calendar)
     size = grid.num_rows * (5 + 4 * num_channels)
@@ -120,7 +123,7 @@ def build_panel(
     )
     static, static_notes = build_static(frame, resolved, rows, grid)
     calendar, calendar_start = build_calendar(
-        resolved.calendar, frequency, grid.starts, np.diff(grid.offsets), horizon, rows.timezone
+        resolved.calendar, frequency, grid.starts, np.diff(grid.offsets), horizon, rows.timezone, resolved.holidays
     )
     return Panel(
         ids=tuple(rows.ids[i] for i in grid.series),
