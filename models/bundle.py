@@ -55,6 +55,7 @@ class BundleManifest(BaseModel):
         time_kind: Whether time is a datetime or an integer.
         timezone: Zone of the training timestamps, or None if they had none.
         fill: How missing targets were filled in training, and are when it is served.
+        irregular: What is done with rows at irregular times: `error`, or `resample` to the mean of each step.
         calibration: What conformal calibration rests on; empty without one.
         final_fit_steps: Steps of the fit on all rows after selection; None without one. The metrics are then those of the
             fit that was selected.
@@ -80,6 +81,7 @@ class BundleManifest(BaseModel):
     time_kind: str = Field(default="datetime", pattern="^(datetime|integer)$")
     timezone: str | None = None
     fill: str = Field(default="mask", pattern="^(mask|ffill|linear|zero|error)$")
+    irregular: str = Field(default="error", pattern="^(error|resample)$")
     calibration: dict[str, Any] = Field(default_factory=dict)
     final_fit_steps: int | None = Field(default=None, ge=1)
     warm_start: str | None = None

@@ -15,11 +15,13 @@ from jaxtyping import Float
 from training.backtest import BacktestResult
 from training.data.panel import Panel
 from training.data.splits import Splits
+from training.intermittent import INTERMITTENT_INTERVAL
 from training.origins import Part
 
 CHECKS = {
     "flat_forecast": "The forecast hardly moves over the horizon, and the data does.",
     "covariate_leak": "A covariate equals the target at a time that is not known yet: it gives the answer away.",
+    "intermittent_demand": "Most series rest between demands, or lack most rows: what usually suits such data.",
     "level_shift": "Validation or test rows lie at another level than training rows ever did over as long a stretch.",
     "spread_shift": "Validation or test rows vary by twice or half of what training rows did over as long a stretch.",
     "origin_in_training": "The model was trained on rows that the backtest forecasts: its scores are too good.",
@@ -79,6 +81,7 @@ def run_checks(
         for found in (
             *(check_flat_forecast(result, part) for part, result in backtests.items()),
             check_covariates(panel, splits),
+            check_demand(panel, next(iter(backtests.values()))),
             *(check_trained_rows(result, trained_until) for result in backtests.values()),
             *(check_shift(panel, splits, result.origins.part) for result in backtests.values()),
         )
@@ -157,6 +160,27 @@ def _unexplained(panel: Panel, splits: Splits, channel: int, lead: int) -> float
             slope = float(np.mean((x - x.mean()) * (y - y.mean())) / x.var())
             shares.append(float(np.std(y - slope * x)) / change)
     return float(np.median(shares)) if shares else float("inf")
+
+
+def check_demand(panel: Panel, result: BacktestResult) -> Iterator[Check]:
+    """Look for series that rest between demands, as rows of 0 or as absent rows."""
+    shown = np.unique(result.origins.series)
+    share = float(result.demand.is_intermittent[shown].mean())
+    if share >= 0.5:
+        steps = float(np.nanmedian(result.demand.interval[shown]))
+        message = (
+            f"{share:.0%} of the series are intermittent, with a demand every {steps:.1f} steps in the middle. Errors of a "
+            "median praise a forecast of 0: look at spl and sapis, and try model.scaler=mean_abs."
+        )
+        yield Check("intermittent_demand", "info", panel.target, share, 0.5, message)
+    present = float(panel.observed.mean())
+    is_sparse = panel.fill == "mask" and present <= 1.0 / INTERMITTENT_INTERVAL
+    if is_sparse and panel.values[panel.observed].min() > 0.0:
+        message = (
+            f"{1.0 - present:.0%} of the steps have no row, and no value is 0. If no row means that nothing happened, "
+            "set data.fill=zero: else only the days with a demand are learned and scored."
+        )
+        yield Check("intermittent_demand", "warning", panel.target, present, 1.0 / INTERMITTENT_INTERVAL, message)
 
 
 def check_shift(panel: Panel, splits: Splits, part: Part) -> Iterator[Check]:

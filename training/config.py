@@ -16,6 +16,7 @@ from training.errors import ConfigurationError, Problem
 ArchitectureName = Literal["linear", "rnn", "gru", "lstm"]
 DataFormat = Literal["auto", "long", "wide", "tsf"]
 FillPolicy = Literal["mask", "ffill", "linear", "zero", "error"]
+IrregularPolicy = Literal["error", "resample"]
 OptimizerName = Literal["sgd", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "radam"]
 ScheduleName = Literal["constant", "cosine", "one_cycle", "plateau"]
 LossName = Literal["auto", "quantile", "mae", "mse", "huber"]
@@ -60,6 +61,8 @@ class DataConfig(_Section):
     """Public holidays as a known-future flag: country codes such as US or DE, with a subdivision as in US-CA."""
     fill: FillPolicy = "mask"
     """Missing targets: mask (shown to the network as missing), ffill, linear, zero, or error."""
+    irregular: IrregularPolicy = "error"
+    """Timestamps off the grid: error, or resample to the mean of each step of data.freq."""
     val_size: int | None = Field(default=None, ge=1)
     """Validation steps before the test steps of every series; null = a tenth of the series, at least one horizon."""
     test_size: int = Field(default=0, ge=0)

@@ -122,11 +122,12 @@ def intermittent_scores(
     cumulated, stock = cumulated_error(y, point, mask), periods_in_stock(y, point, mask)
     losses = [metrics.pinball_terms(y, quantiles[..., k], level, mask)[0] for k, level in enumerate(levels)]
     loss = metrics.average_per_series(np.mean(losses, axis=0), mask, series, len(chosen))
+    mean = np.where(chosen, demand.mean, np.nan)
     per_series = {
         "spl": loss / demand.step_scale,
-        "scfe": _window_mean(cumulated, series, len(chosen)) / demand.mean,
-        "spis": _window_mean(stock, series, len(chosen)) / demand.mean,
-        "sapis": _window_mean(np.abs(stock), series, len(chosen)) / demand.mean,
+        "scfe": _window_mean(cumulated, series, len(chosen)) / mean,
+        "spis": _window_mean(stock, series, len(chosen)) / mean,
+        "sapis": _window_mean(np.abs(stock), series, len(chosen)) / mean,
     }
     return {name: metrics.mean_over_series(values, chosen) for name, values in per_series.items()}
 

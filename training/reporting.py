@@ -78,6 +78,7 @@ def describe_bundle(
         time_kind=panel.time_kind,
         timezone=panel.timezone,
         fill=panel.fill,
+        irregular=prepared.config.data.irregular,
         calibration={} if calibration is None else calibration.to_dict(),
         final_fit_steps=final_fit_steps,
         warm_start=prepared.config.fit.warm_start,

@@ -7,7 +7,15 @@ import pandas as pd
 import pytest
 
 from training.backtest import run_backtest
-from training.checks import CHECKS, check_covariates, check_flat_forecast, check_shift, check_trained_rows, run_checks
+from training.checks import (
+    CHECKS,
+    check_covariates,
+    check_demand,
+    check_flat_forecast,
+    check_shift,
+    check_trained_rows,
+    run_checks,
+)
 from training.config import DataConfig
 from training.data.panel import build_panel
 from training.data.splits import build_splits
@@ -111,6 +119,18 @@ def test_origins_in_the_training_rows_are_counted():
     (found,) = check_trained_rows(result, str(second))
     assert "2 of 4 windows" in found.message
     assert list(check_trained_rows(result, str(panel.timestamps(0, 0, 1)[0]))) == []
+
+
+def test_series_that_rest_are_told_what_suits_them():
+    """Demands in a third of the steps as rows of 0, the same with those rows absent; a wave is told nothing."""
+    demand = np.where(np.arange(LENGTH) % 3 == 0, 4.0, 0.0)
+    rest, sparse = panel_of(demand), panel_of(np.where(demand > 0, demand, np.nan))
+    (zeros,) = check_demand(rest[0], backtest(*rest, 1.0))
+    (absent,) = check_demand(sparse[0], backtest(*sparse, 1.0))
+    assert (zeros.severity, "model.scaler=mean_abs" in zeros.message) == ("info", True)
+    assert (absent.severity, "data.fill=zero" in absent.message) == ("warning", True)
+    wave = panel_of(waves())
+    assert list(check_demand(wave[0], backtest(*wave, 1.0))) == []
 
 
 def test_every_code_is_listed():

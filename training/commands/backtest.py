@@ -132,7 +132,7 @@ def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any
     columns = manifest.columns
     roles = {name: getattr(columns, name) for name in ("futr_exog", "hist_exog", "stat_exog")}
     season_length = config.data.season_length or manifest.season_length
-    fixed = {"fill": manifest.fill, "freq": manifest.freq, "season_length": season_length}
+    fixed = {"fill": manifest.fill, "irregular": manifest.irregular, "freq": manifest.freq, "season_length": season_length}
     data = config.data.model_copy(update=roles | fixed)
     horizon = manifest.network.horizon
     panel = build_panel(

@@ -137,8 +137,14 @@ def _print_config(config: Any) -> int:
         return 0
     from training.choices import resolve_choices
     from training.data.panel import load_panel
+    from training.warm_start import open_warm_start
 
-    resolved, notes, _need = resolve_choices(config, load_panel(config.data, horizon=config.model.horizon or 0))
+    columns = None
+    if config.fit.warm_start is not None:
+        config, bundle = open_warm_start(config)
+        columns = bundle.manifest.columns
+    panel = load_panel(config.data, horizon=config.model.horizon or 0, columns=columns)
+    resolved, notes, _need = resolve_choices(config, panel)
     for note in notes:
         print(note, file=sys.stderr)
     print(resolved.to_yaml(), end="")

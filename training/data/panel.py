@@ -25,6 +25,7 @@ from training.data.frequency import (
 )
 from training.data.holiday_dates import holiday_features, read_holidays
 from training.data.readers import read_frame
+from training.data.resampling import resample_frame
 from training.data.rows import SortedRows, block_edges, duplicate_problems, sort_rows
 from training.data.splits import training_rows
 from training.data.steps import Frequency
@@ -78,6 +79,8 @@ def build_panel(
         DataError: With everything found wrong, each with its series and row.
     """
     _require_columns(frame, config, columns)
+    if config.irregular == "resample":
+        frame = resample_frame(frame, config.freq)
     rows = sort_rows(frame)
     if timezone != AS_GIVEN:
         rows = _in_zone(rows, timezone)
