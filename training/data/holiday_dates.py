@@ -63,12 +63,12 @@ def _read_place(place: str, years: range) -> dict[str, str]:
     import holidays
 
     country, _, subdivision = place.partition("-")
-    try:
-        found = holidays.country_holidays(country, subdiv=subdivision or None, years=years)
-    except NotImplementedError:
+    known = holidays.list_supported_countries()
+    if country not in known or (subdivision and subdivision not in known[country]):
         message = f"names {place!r}, which is not known."
         remedy = "Use a country code such as US, with a subdivision as in US-CA."
-        raise DataError([Problem("holidays_place_unknown", "data.holidays", message, remedy)]) from None
+        raise DataError([Problem("holidays_place_unknown", "data.holidays", message, remedy)])
+    found = holidays.country_holidays(country, subdiv=subdivision or None, years=years)
     return {day.isoformat(): name for day, name in sorted(found.items())}
 
 
