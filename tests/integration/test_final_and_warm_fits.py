@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from models.bundle import load_bundle
+from training import warm_start
 from training.config import build_config
 from training.errors import ConfigurationError
 from training.loop import Fit
 from training.pipeline import train
-from training.tracking.mlflow_tracker import MlflowTracker
-from training.tracking.registry import resolve
+from training.tracking.references import ResolvedModel
 from training.warm_start import adopt
 
 HORIZON = 6
@@ -91,23 +91,13 @@ def test_the_final_fit_learns_from_the_test_rows_and_selection_does_not(runs):
         assert result.state.best_val_loss == runs["without"].state.best_val_loss
 
 
-@pytest.fixture(scope="module")
-def registered(tmp_path_factory):
-    """A version in a local store, and how to reach it."""
-    root = tmp_path_factory.mktemp("store")
-    uri = f"sqlite:///{root / 'mlflow.db'}"
-    config = configuration(write_waves(root / "a.csv"), tracking={"register": True, "uri": uri})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        result = train(config, MlflowTracker(uri), output=root / "first")
-    assert result.model is not None
-    return root, uri, result
-
-
-def test_a_warm_start_begins_with_the_weights_of_the_version(registered, monkeypatch):
-    """Before the first step the network is that of the version; it is named by number in configuration, bundle and card."""
-    root, uri, first = registered
-    monkeypatch.chdir(root)
+def test_a_warm_start_begins_with_the_weights_of_the_version(runs, tmp_path, monkeypatch):
+    """Before the first step the network is that of the version; an alias is pinned to its number in configuration and bundle."""
+    first = runs["without"]
+    # The registry has tests of its own: here it holds one version, whatever its store.
+    found = ResolvedModel("waves", 3, ("champion",))
+    monkeypatch.setattr(warm_start, "resolve", lambda _uri, reference: {"waves@champion": found, "waves/3": found}[reference])
+    monkeypatch.setattr(warm_start, "download_bundle", lambda *_: first.directory / "bundle")
     seen = {}
 
     def remember(self):
@@ -117,33 +107,30 @@ def test_a_warm_start_begins_with_the_weights_of_the_version(registered, monkeyp
 
     run = Fit.run
     monkeypatch.setattr(Fit, "run", remember)
-    reference = f"waves/{first.model.version}"
     config = build_config(
         {
-            "data": {"path": str(root / "a.csv"), "test_size": 12, "val_size": 24},
-            "fit": {"max_steps": 2, "batch_size": 8, "val_check_steps": 2, "warm_start": reference},
+            "data": {"path": str(write_waves(tmp_path / "a.csv")), "test_size": 12, "val_size": 24},
+            "fit": {"max_steps": 2, "batch_size": 8, "val_check_steps": 2, "warm_start": "waves@champion"},
             "gradients": {"preset": "off"},
-            "tracking": {"register": False, "uri": uri},
+            "tracking": {"register": False},
         }
     )
-    result = train(config, output=root / "second")
+    result = train(config, output=tmp_path / "second")
     expected = bundle_of(first).forecaster.state_dict()
     assert seen["keeps"]
     assert all(torch.equal(seen["start"][name], tensor) for name, tensor in expected.items())
-    assert result.prepared.config.fit.warm_start == bundle_of(result).manifest.warm_start == reference
+    assert result.prepared.config.fit.warm_start == bundle_of(result).manifest.warm_start == "waves/3"
     assert result.prepared.config.model.hidden_size == 4
-    assert f"started from the weights of `{reference}`" in result.note
-    assert resolve(uri, reference).version == first.model.version
+    assert "started from the weights of `waves/3`" in result.note
 
 
-def test_what_the_weights_cannot_be_is_refused_together(registered):
+def test_what_the_weights_cannot_be_is_refused_together(runs):
     """Another size, another column and another step are each named, with what to do."""
-    _, _, first = registered
     config = configuration(
         Path("a.csv"), model={"hidden_size": 8}, data={"futr_exog": ["price"], "freq": "D"}
     )
     with pytest.raises(ConfigurationError) as refused:
-        adopt(config, bundle_of(first), "waves/1")
+        adopt(config, bundle_of(runs["without"]), "waves/1")
     problems = {problem.where: problem for problem in refused.value.problems}
     assert set(problems) == {"model.hidden_size", "data.futr_exog", "data.freq"}
     assert str(problems["model.hidden_size"]).endswith("is 8, but 4 in waves/1. Leave it out: it is taken from waves/1.")
