@@ -12,6 +12,8 @@ from app.errors import ProblemError
 from app.settings import ServiceSettings
 
 if TYPE_CHECKING:
+    from app.jobs.board import JobBoard
+    from app.jobs.datasets import DatasetStore
     from app.services.catalog import Catalog
     from app.services.engine import InferenceEngine
     from app.services.forecasting import ForecastService
@@ -35,6 +37,16 @@ def engine_of(request: Request) -> InferenceEngine:
 def forecasting_of(request: Request) -> ForecastService:
     """The application's forecasting service."""
     return cast("ForecastService", request.app.state.forecasting)
+
+
+def datasets_of(request: Request) -> DatasetStore:
+    """The application's data sets."""
+    return cast("DatasetStore", request.app.state.datasets)
+
+
+def jobs_of(request: Request) -> JobBoard:
+    """The application's jobs."""
+    return cast("JobBoard", request.app.state.jobs)
 
 
 def deadline_of(request: Request) -> float:
