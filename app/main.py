@@ -13,13 +13,14 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import install_handlers
 from app.jobs.board import JobBoard
 from app.jobs.datasets import DatasetStore
 from app.jobs.limits import inspection_limits
-from app.routes import datasets, forecast, health, jobs, metrics, models, runs
+from app.routes import datasets, forecast, health, jobs, metrics, models, runs, web
 from app.schemas.forecast import ForecastRequest
 from app.schemas.problem import ProblemBody
 from app.services.catalog import Catalog
@@ -68,8 +69,9 @@ def create_app(settings: ServiceSettings | None = None, source: ModelSource | No
     )
     app.state.jobs = JobBoard(settings, dataset_store)
     app.state.views = OrderedDict()
-    for module in (forecast, models, datasets, jobs, runs, health, metrics):
+    for module in (forecast, models, datasets, jobs, runs, web, health, metrics):
         app.include_router(module.router)
+    app.mount("/static", StaticFiles(directory=web.STATIC))
     install_handlers(app)
     app.add_middleware(MeasuringMiddleware, metrics=service_metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema

@@ -234,7 +234,7 @@ def list_routes() -> list[tuple[str, str, str]]:
         for path, operations in paths.items()
         for method, operation in operations.items()
     ]
-    return [*found, ("GET", "/docs", "This, as a page to try")]
+    return [*found, ("GET", "/", "The web page"), ("GET", "/docs", "This, as a page to try")]
 
 
 def render_errors() -> str:
