@@ -87,4 +87,17 @@ def _too_large(limit: int) -> ProblemError:
     return ProblemError("body_too_large", detail, headers={"Connection": "close"})
 
 
+def validate_same_site(request: Request) -> None:
+    """Refuse what a foreign web site makes a browser send: the page of this service and programs may change things.
+
+    Raises:
+        ProblemError: `cross_site_request`.
+    """
+    origin = request.headers.get("origin")
+    is_foreign = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    if is_foreign or (origin is not None and origin.partition("://")[2] != request.headers.get("host")):
+        raise ProblemError("cross_site_request", "Only this service's own page, and programs, may change anything here.")
+
+
+SAME_SITE = [Depends(validate_same_site)]
 Deadline = Annotated[float, Depends(deadline_of)]

@@ -34,6 +34,7 @@ class ProblemKind(NamedTuple):
 PROBLEMS: Mapping[str, ProblemKind] = {
     "json_invalid": ProblemKind(400, "The body is not valid JSON"),
     "client_disconnected": ProblemKind(400, "The client left before its request was complete"),
+    "cross_site_request": ProblemKind(403, "Another web site sent this request"),
     "model_not_found": ProblemKind(404, "No such model, version or alias"),
     "dataset_not_found": ProblemKind(404, "No such data set"),
     "job_not_found": ProblemKind(404, "No such job"),

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
-from app.dependencies import datasets_of, jobs_of
+from app.dependencies import SAME_SITE, datasets_of, jobs_of
 from app.errors import ProblemError
 from app.jobs.board import JobBoard
 from app.jobs.datasets import DatasetStore
@@ -35,12 +35,14 @@ KNOWN: dict[int | str, dict[str, Any]] = {200: {"model": DatasetBody, "descripti
 
 @router.post(
     "/datasets",
+    dependencies=SAME_SITE,
     summary="Upload a data set",
     description=DESCRIPTION,
     status_code=201,
     responses=KNOWN
     | build_problem_docs(
-        "client_disconnected", "body_too_large", "content_encoding_unsupported", "request_invalid", "dataset_invalid",
+        "client_disconnected", "cross_site_request", "body_too_large", "content_encoding_unsupported",
+        "request_invalid", "dataset_invalid",
         "queue_full", "draining", "deadline_exceeded", "storage_full",
     ),
     openapi_extra={
@@ -100,9 +102,10 @@ def preview_dataset(dataset_id: str, datasets: Datasets) -> DatasetPreview:
 
 @router.delete(
     "/datasets/{dataset_id}",
+    dependencies=SAME_SITE,
     summary="Remove a data set",
     status_code=204,
-    responses=build_problem_docs("dataset_not_found", "dataset_in_use"),
+    responses=build_problem_docs("cross_site_request", "dataset_not_found", "dataset_in_use"),
 )
 def remove_dataset(dataset_id: str, datasets: Datasets, jobs: Annotated[JobBoard, Depends(jobs_of)]) -> None:
     """Delete the file; refused while a job that has not ended needs it."""

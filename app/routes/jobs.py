@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import StreamingResponse
 
-from app.dependencies import engine_of, jobs_of
+from app.dependencies import SAME_SITE, engine_of, jobs_of
 from app.jobs.board import JobBoard
 from app.jobs.events import watch
 from app.schemas.jobs import JobBody, JobList, JobRequest
@@ -29,10 +29,13 @@ EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream"
 
 @router.post(
     "/jobs",
+    dependencies=SAME_SITE,
     summary="Train a model",
     description=DESCRIPTION,
     status_code=202,
-    responses=build_problem_docs("dataset_not_found", "request_invalid", "queue_full", "internal_error"),
+    responses=build_problem_docs(
+        "cross_site_request", "dataset_not_found", "request_invalid", "queue_full", "internal_error"
+    ),
 )
 def submit_job(body: JobRequest, jobs: Jobs) -> JobBody:
     """Queue a training job."""
@@ -53,9 +56,10 @@ def show_job(job_id: str, jobs: Jobs) -> JobBody:
 
 @router.post(
     "/jobs/{job_id}/cancel",
+    dependencies=SAME_SITE,
     summary="Stop a training job",
     status_code=202,
-    responses=build_problem_docs("job_not_found", "job_ended"),
+    responses=build_problem_docs("cross_site_request", "job_not_found", "job_ended"),
 )
 def cancel_job(job_id: str, jobs: Jobs) -> JobBody:
     """A running job writes a checkpoint first; it is `cancelled` some seconds later and can be resumed."""
@@ -64,9 +68,10 @@ def cancel_job(job_id: str, jobs: Jobs) -> JobBody:
 
 @router.post(
     "/jobs/{job_id}/resume",
+    dependencies=SAME_SITE,
     summary="Go on with a stopped training job",
     status_code=202,
-    responses=build_problem_docs("job_not_found", "job_not_resumable"),
+    responses=build_problem_docs("cross_site_request", "job_not_found", "job_not_resumable"),
 )
 def resume_job(job_id: str, jobs: Jobs) -> JobBody:
     """A cancelled or failed job is queued again and goes on from its last checkpoint."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.dependencies import catalog_of, datasets_of, jobs_of, settings_of
+from app.dependencies import SAME_SITE, catalog_of, datasets_of, jobs_of, settings_of
 from app.errors import ProblemError
 from app.jobs.board import JobBoard
 from app.jobs.datasets import DatasetStore
@@ -84,8 +84,11 @@ def _recorded_view(request: Request, settings: ServiceSettings, run_id: str) -> 
 
 @router.post(
     "/models/{name}/promote",
+    dependencies=SAME_SITE,
     summary="Make a version champion",
-    responses=build_problem_docs("model_not_found", "request_invalid", "promotion_refused", "model_unavailable"),
+    responses=build_problem_docs(
+        "cross_site_request", "model_not_found", "request_invalid", "promotion_refused", "model_unavailable"
+    ),
 )
 def promote_model(
     name: str,

@@ -121,7 +121,7 @@ export function lineChart(host, { series, label, xLabel = "", log = false, marks
     const x = (value) => left + ((value - first) / (end - first)) * (right - left);
     yAxis(drawing, log ? logTicks(low, high) : niceTicks(low, high, 4), y, left, right, (tick) => number(tick));
     for (const tick of niceTicks(first, end, width < 420 ? 3 : 6)) {
-      if (tick >= first && tick <= end) drawing.append(text(x(tick), bottom + 17, tick.toLocaleString("en"), { class: "tick", "text-anchor": "middle" }));
+      if (tick >= first && tick <= end) drawing.append(text(x(tick), bottom + 17, tick.toLocaleString("en"), { class: "tick", "text-anchor": x(tick) > right - 20 ? "end" : "middle" }));
     }
     drawing.append(text(right, height - 3, xLabel, { class: "axis", "text-anchor": "end" }));
     for (const mark of marks.filter((one) => usable(one.y))) {
@@ -191,7 +191,7 @@ function timeWords(value, span, isInteger) {
   if (isInteger) return value.toLocaleString("en");
   const iso = new Date(value).toISOString();
   const day = 86_400_000;
-  if (span > 900 * day) return iso.slice(0, 4);
+  if (span > 3000 * day) return iso.slice(0, 4);
   if (span > 120 * day) return iso.slice(0, 7);
   return span > 4 * day ? iso.slice(5, 10) : iso.slice(5, 16).replace("T", " ");
 }
@@ -279,7 +279,7 @@ export function heatMap(host, view, position) {
   const lags = layers[0].lags;
   const rowHeight = layers.length > 4 ? 26 : 36;
   place(host, (width) => {
-    const top = 22, left = width < 480 ? 82 : 116, right = width - 12, bottom = top + layers.length * (rowHeight + 4);
+    const top = 22, left = Math.max(70, 24 + 7 * Math.max(...layers.map((layer) => layer.label.length))), right = width - 12, bottom = top + layers.length * (rowHeight + 4);
     const drawing = frame(host, width, bottom + 40, heatWords(view, position));
     const x = lagAxis(drawing, lags, left, right, bottom, view.unit.many);
     const edges = lags.map((lag, index) => (index ? (x(lags[index - 1]) + x(lag)) / 2 : left));
@@ -326,7 +326,7 @@ export function lagCurve(host, view, position, others = []) {
     const y = (decade) => bottom - ((Math.max(decade, -8.3) + 8.3) / (highest + 8.8)) * (bottom - top);
     yAxis(drawing, [-7, -5, -3, -1, 0, ...(highest > 1 ? [Math.floor(highest)] : [])], y, left, right, (tick) => (tick === 0 ? "all" : raised(tick)));
     drawing.append(node("line", { x1: left, x2: right, y1: y(REACH_DECADE), y2: y(REACH_DECADE), class: "limit" }));
-    drawing.append(text(left + 6, y(REACH_DECADE) + 14, "below a thousandth: too faint to learn from", { class: "axis" }));
+    drawing.append(text(right, y(REACH_DECADE) + 14, "below a thousandth: too faint to learn from", { class: "axis", "text-anchor": "end" }));
     for (const one of all) {
       const flow = Object.values(one.view.flow)[0];
       if (!flow) continue;
@@ -345,6 +345,7 @@ export function lagCurve(host, view, position, others = []) {
 }
 
 // One bar: the past from now to as far back as matters, fading as the learning signal does, with reach and need marked.
+let stripCount = 0;
 export function reachStrip(host, view) {
   const flow = Object.values(view.flow ?? {})[0];
   const reach = view.typical_reach ?? view.reach_steps, need = view.need_steps;
@@ -357,18 +358,21 @@ export function reachStrip(host, view) {
     const x = (lag) => 1 + (Math.min(lag, whole) / whole) * (width - 2);
     drawing.append(node("rect", { x: 1, y: top, width: width - 2, height: bar, rx: 6, class: "row" }));
     const decades = flow.decades[flow.decades.length - 1];
+    const name = `fade-${(stripCount += 1)}`;
+    const fade = node("linearGradient", { id: name });
     flow.lags.forEach((lag, index) => {
-      const from = index ? flow.lags[index - 1] : 0;
       const share = decades[index] === null ? 0 : Math.min(1, Math.max(0, 1 + decades[index] / 3.5));
-      drawing.append(node("rect", { x: x(from).toFixed(1), y: top + 1, width: Math.max(0, x(lag) - x(from) + 0.5).toFixed(1), height: bar - 2, class: "cell blue", "fill-opacity": share.toFixed(3) }));
+      fade.append(node("stop", { offset: (lag / context).toFixed(4), class: "stop", "stop-opacity": share.toFixed(3) }));
     });
+    drawing.append(node("defs", {}, fade));
+    drawing.append(node("rect", { x: 1, y: top, width: (x(context) - 1).toFixed(1), height: bar, rx: 6, fill: `url(#${name})` }));
     const flag = (steps, words, tone, base) => {
       const where = Math.min(Math.max(x(steps), 2), width - 2);
       drawing.append(node("line", { x1: where, x2: where, y1: top - 5, y2: top + bar + 5, class: `flag ${tone}` }));
       const leftSide = where > width / 2;
       drawing.append(text(leftSide ? where - 6 : where + 6, base, words, { class: `flagged ${tone}`, "text-anchor": leftSide ? "end" : "start" }));
     };
-    if (need) flag(need, `needed: ${count(need)}`, "red", top + bar + 19);
+    if (need) flag(need, view.need && !view.need.is_shown ? `${count(need)} ${need === 1 ? "is" : "are"} enough` : `needed: ${count(need)}`, "red", top + bar + 19);
     flag(reach, reach >= context ? "learns from all it is shown" : `learns from ${count(reach)}`, "ink", top - 9);
     drawing.append(text(1, height - 3, "now", { class: "tick" }), text(width - 1, height - 3, `${count(whole)} back`, { class: "tick", "text-anchor": "end" }));
   });
@@ -379,7 +383,7 @@ export function errorBars(host, errors) {
   const rows = Object.entries(errors).filter(([, error]) => Number.isFinite(error)).sort((a, b) => a[1] - b[1]);
   const largest = Math.max(...rows.map(([, error]) => error), 1e-12);
   place(host, (width) => {
-    const height = rows.length * 28 + 4, left = width < 480 ? 150 : 200;
+    const height = rows.length * 28 + 4, left = 24 + 6.6 * Math.max(...rows.map(([name]) => name.length));
     const drawing = frame(host, width, height, "Forecast errors: " + rows.map(([name, error]) => `${name} ${number(error)}`).join(", "));
     rows.forEach(([name, error], index) => {
       const y = index * 28 + 2, own = name === "this network";

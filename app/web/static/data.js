@@ -31,7 +31,10 @@ function show(ahead = null) {
 
 async function offerModels() {
   const listing = await ask("/models");
+  const { jobs } = await ask("/jobs").catch(() => ({ jobs: [] }));
+  const mine = jobs.filter((job) => job.dataset_id === id).map((job) => job.model_name);
   models = listing.models.filter((model) => model.is_ready && model.freq === preview.freq && model.time_kind === preview.time_kind && !model.columns.futr_exog.length && !model.columns.hist_exog.length && !model.columns.stat_exog.length);
+  models.sort((a, b) => mine.includes(b.name) - mine.includes(a.name));  // those trained on this data first
   find("#with-models").hidden = !models.length;
   find("#without-models").hidden = Boolean(models.length);
   modelSelect.replaceChildren(...models.map((model, index) => h("option", { value: index }, `${model.name} (version ${model.version}, ${model.verdict ?? "no verdict"})`)));

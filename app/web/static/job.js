@@ -71,7 +71,7 @@ async function showEnd() {
   if (view?.outcome) { find("#outcome").textContent = view.outcome_sentence; errorBars(find("#errors"), view.outcome.errors); }
   const place = h("div"), model = full.model;
   if (model) {
-    const parts = [h("p", {}, `Registered as ${model.name} version ${model.version}. `, ...model.aliases.map((alias) => badge(alias, "good")))];
+    const parts = [h("p", {}, `Registered as ${model.name} version ${model.version}. `, ...(full.promotion?.is_promoted ? ["champion"] : model.aliases).map((alias) => badge(alias, "good")))];
     if (full.promotion) parts.push(decisionBlock(full.promotion, model.name));
     else if (!model.aliases.includes("champion")) parts.push(gateButton(model.name, model.version, place));
     find("#result").replaceChildren(...parts, place);
