@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -156,13 +157,14 @@ def test_a_training_is_drawn_while_it_runs(opened, site, job):
         opened.locator("#state .badge", has_text="running").wait_for()
         with progress.open("a") as stream:
             for step in (10, 20, 30):
-                stream.write(f'{{"step": {step}, "loss": {1 / step}, "grad_norm": 0.5, "reach": {step}, "val_loss": {2 / step}}}\n')
+                values = {"step": step, "loss": 1 / step, "grad_norm": 0.5, "reach": step, "val_loss": 2 / step}
+                stream.write(json.dumps(values) + "\n")
         opened.locator("#where", has_text="Step 30 of 300").wait_for()
         for chart, lines in (("#loss", 2), ("#norm", 1), ("#reach", 1)):
             assert opened.locator(f"{chart} path.line").count() == lines
         write_view(build_review(job.run))
         opened.locator("#verdict h2", has_text=f"only the last 32 of the {NEED} hours it needs").wait_for()
-        assert opened.locator("#reach .marked").inner_text() == f"needed: {NEED}"
+        assert opened.locator("#reach .marked").text_content() == f"needed: {NEED}"
     job.finish("failed", "crashed", "It crashed.")
     opened.locator("#state .badge", has_text="failed").wait_for()
 
@@ -181,7 +183,7 @@ def test_gradients_are_shown_by_layer_lag_and_step(opened, site, job, dataset):
         seen.add(opened.evaluate(opacities))
     assert len(seen) == len(STEPS)
     assert opened.locator("#flow .axis", has_text="whole network").count() == 1
-    assert opened.locator("#curve .marked").inner_text() == f"needed: {NEED}"
+    assert opened.locator("#curve .marked").text_content() == f"needed: {NEED}"
     finding = opened.locator("#findings .fault")
     assert "<script>alert(1)</script>" in finding.inner_text()
     finding.locator("a.button").first.click()

@@ -17,7 +17,10 @@ def contender(version=2, verdict="healthy", mase=0.8, horizon=24, baselines=BASE
     return Contender(version, verdict, horizon, {"val/mase": mase, "val/mae": 2 * mase if mase else None}, baselines)
 
 
-def decide(challenger, champion=None, policy=PromotionPolicy()):
+DEFAULT = PromotionPolicy()
+
+
+def decide(challenger, champion=None, policy=DEFAULT):
     return judge("bike", challenger, champion, policy)
 
 

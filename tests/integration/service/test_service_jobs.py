@@ -65,7 +65,7 @@ def test_jobs_that_cannot_be(site):
     """No data set, no such job, too many that wait: each has its code."""
     client, dataset_id, _ = site
     assert client.post("/jobs", json={"dataset_id": "0" * 32}).json()["code"] == "dataset_not_found"
-    for job_id in ("20260101-000000-abcdef", "..", "x"):
+    for job_id in ("20260101-000000-abcdef", "%2e%2e%2fdatasets", "x"):
         assert client.get(f"/jobs/{job_id}").status_code == 404
         assert client.get(f"/jobs/{job_id}/events").status_code == 404
     for _ in range(3):
@@ -152,7 +152,7 @@ def test_gradients_of_a_run_are_answered_as_the_page_draws_them(site):
     client, dataset_id, root = site
     job_id = client.post("/jobs", json={"dataset_id": dataset_id}).json()["id"]
     assert client.get(f"/runs/{job_id}/gradients").json()["code"] == "run_not_found"
-    assert client.get("/runs/../gradients").status_code == 404
+    assert client.get("/runs/%2e%2e%2fjobs/gradients").status_code == 404
     review = build_review(root / job_id / "run")
     write_view(review)
     body = GradientsBody.model_validate(client.get(f"/runs/{job_id}/gradients").json())
