@@ -7,9 +7,15 @@ import shutil
 
 import pytest
 
+from models.bundle import load_bundle
 from tests.integration.service.service_bundles import write_bundle
+from tests.integration.test_training_run import write_series
 from training.cli import main
+from training.config import build_config
 from training.errors import PromotionRefusedError
+from training.pipeline import train
+from training.rematch import score_on
+from training.run_directory import RunDirectory
 from training.tracking import registry
 from training.tracking.mlflow_tracker import MlflowTracker
 from training.tracking.promotion import PROMOTION_TAG, Gate
@@ -66,3 +72,25 @@ def test_an_override_needs_a_reason_and_is_kept(store, tmp_path, monkeypatch, ca
     assert main(["models", "promote", "bike", "3", "shadow", "--tracking-uri", uri]) == 0
     assert registry.show_model(uri, "bike").aliases["shadow"] == 3
     shutil.rmtree(folder / "cache", ignore_errors=True)
+
+
+def test_a_version_scored_again_on_its_own_data_scores_the_same(tmp_path, monkeypatch):
+    """What the gate computes of a champion on another's windows is what a training computes of itself there."""
+    monkeypatch.chdir(tmp_path)
+    config = build_config(
+        {
+            "data": {"path": str(write_series(tmp_path / "waves.csv")), "test_size": 24},
+            "model": {"horizon": 6, "context_length": 12, "hidden_size": 4, "initialization": "torch"},
+            "fit": {"max_steps": 3, "val_check_steps": 3},
+            "gradients": {"preset": "off"},
+        }
+    )
+    train(config, output=tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    bundle = load_bundle(run.bundle)
+    metrics, baselines = score_on(bundle, run.config())
+    expected = bundle.manifest.metrics
+    assert {"val/mase", "test/mase"} <= set(metrics)
+    for key, value in metrics.items():
+        assert value == pytest.approx(expected[key], rel=1e-6), key
+    assert baselines["seasonal_naive"] == pytest.approx(bundle.manifest.baselines["seasonal_naive"], rel=1e-9)

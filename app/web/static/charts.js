@@ -263,13 +263,17 @@ function lagAxis(drawing, lags, left, right, base, unit) {
   return x;
 }
 
-function needLine(drawing, x, need, lags, top, bottom, left, right) {
+// Data that gains nothing from memory needs none, whatever the smallest context is.
+export const needWord = (view) => (view.need && !view.need.is_shown ? "enough" : "needed");
+
+function needLine(drawing, x, view, lags, top, bottom, left, right) {
+  const need = view.need_steps;
   if (!need || need < lags[0]) return;
-  const inside = need <= lags[lags.length - 1];
+  const inside = need <= lags[lags.length - 1], words = `${needWord(view)}: ${need.toLocaleString("en")}`;
   const where = inside ? x(need) : right;
   if (inside) drawing.append(node("line", { x1: where, x2: where, y1: top, y2: bottom, class: "mark" }));
   const leftSide = where < (left + right) / 2;
-  drawing.append(text(leftSide ? where + 5 : where - 5, top - 4, inside ? `needed: ${need.toLocaleString("en")}` : `needed: ${need.toLocaleString("en")}, beyond what it is shown →`,
+  drawing.append(text(leftSide ? where + 5 : where - 5, top - 4, inside ? words : `${words}, beyond what it is shown →`,
     { class: "marked", "text-anchor": leftSide ? "start" : "end" }));
 }
 
@@ -296,7 +300,7 @@ export function heatMap(host, view, position) {
         drawing.append(cell);
       });
     });
-    needLine(drawing, x, view.need_steps, lags, top, bottom - 4, left, right);
+    needLine(drawing, x, view, lags, top, bottom - 4, left, right);
   });
 }
 
@@ -339,7 +343,7 @@ export function lagCurve(host, view, position, others = []) {
       if (at > 0 && !others.length) draw(flow.decades[0], "faint dashed");
       draw(flow.decades[at], one.tone);
     }
-    needLine(drawing, x, view.need_steps, lags.length ? lags : layer.lags, top, bottom, left, right);
+    needLine(drawing, x, view, lags.length ? lags : layer.lags, top, bottom, left, right);
   });
   legend(host, others.length ? all : all[0].position > 0 ? [{ name: "now", tone: "blue" }, { name: "at the start", tone: "faint", dashed: true }] : []);
 }
@@ -372,7 +376,7 @@ export function reachStrip(host, view) {
       const leftSide = where > width / 2;
       drawing.append(text(leftSide ? where - 6 : where + 6, base, words, { class: `flagged ${tone}`, "text-anchor": leftSide ? "end" : "start" }));
     };
-    if (need) flag(need, view.need && !view.need.is_shown ? `${count(need)} ${need === 1 ? "is" : "are"} enough` : `needed: ${count(need)}`, "red", top + bar + 19);
+    if (need) flag(need, `${needWord(view)}: ${count(need)}`, "red", top + bar + 19);
     flag(reach, reach >= context ? "learns from all it is shown" : `learns from ${count(reach)}`, "ink", top - 9);
     drawing.append(text(1, height - 3, "now", { class: "tick" }), text(width - 1, height - 3, `${count(whole)} back`, { class: "tick", "text-anchor": "end" }));
   });

@@ -1,6 +1,6 @@
 // Two runs side by side: which forecasts better, what was set differently, and what the gradients did.
 import { ask } from "/static/api.js";
-import { lagCurve, lineChart, number } from "/static/charts.js";
+import { lagCurve, lineChart, needWord, number } from "/static/charts.js";
 import { find, h, plain, sayProblem, verdictBlock } from "/static/parts.js";
 
 const ids = [document.body.dataset.first, document.body.dataset.second];
@@ -38,7 +38,7 @@ async function start() {
     const both = (select) => [{ name: "A", points: pairs(select(a)), tone: "blue" }, { name: "B", points: pairs(select(b)), tone: "red" }];
     lineChart(find("#losses"), { label: "Error on data held back", xLabel: "training step", series: both((view) => view.losses.val) });
     lineChart(find("#reaches"), { label: "How far back the learning signal reaches", xLabel: "training step", floor: 0, series: both((view) => Object.values(view.reach)[0]),
-      marks: a.need_steps ? [{ y: a.need_steps, words: `needed: ${a.need_steps.toLocaleString("en")}` }] : [] });
+      marks: a.need_steps ? [{ y: a.need_steps, words: `${needWord(a)}: ${a.need_steps.toLocaleString("en")}` }] : [] });
   } catch (error) { sayProblem(find("#note"), error); }
 }
 

@@ -1,6 +1,6 @@
 // One training, live: loss, gradient norm, reach and verdict as they come.
 import { ask, listen } from "/static/api.js";
-import { errorBars, forecastChart, lineChart } from "/static/charts.js";
+import { errorBars, forecastChart, lineChart, needWord } from "/static/charts.js";
 import { badge, decisionBlock, find, forecast, gateButton, h, sayProblem, STATES, stateBadge, verdictBlock } from "/static/parts.js";
 
 const id = document.body.dataset.id;
@@ -27,7 +27,7 @@ function draw() {
   const need = view?.need_steps;
   lineChart(find("#reach"), { label: "How far back the learning signal reaches", xLabel, xMax, floor: 0,
     series: [{ name: view?.unit.many ?? "steps", points: column("reach"), tone: "blue" }],
-    marks: need ? [{ y: need, words: `needed: ${need.toLocaleString("en")}` }] : [] });
+    marks: need ? [{ y: need, words: `${needWord(view)}: ${need.toLocaleString("en")}` }] : [] });
   const step = Math.max(0, ...points.keys()), most = xMax ?? 0;
   const bar = find("#progress");
   if (most) { bar.max = most; bar.value = step; }
