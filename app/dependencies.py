@@ -99,5 +99,16 @@ def validate_same_site(request: Request) -> None:
         raise ProblemError("cross_site_request", "Only this service's own page, and programs, may change anything here.")
 
 
+def validate_not_draining(request: Request) -> None:
+    """Take no more work while the service shuts down.
+
+    Raises:
+        ProblemError: `draining`.
+    """
+    if engine_of(request).is_draining:
+        raise ProblemError("draining", "The service is shutting down.", headers={"Retry-After": "2"})
+
+
 SAME_SITE = [Depends(validate_same_site)]
+NEW_WORK = [*SAME_SITE, Depends(validate_not_draining)]
 Deadline = Annotated[float, Depends(deadline_of)]

@@ -105,6 +105,14 @@ class JobBoard:
         """
         return self._body(self.find(job_id))
 
+    def summarize(self, job_id: str) -> JobSummary:
+        """One job in a line.
+
+        Raises:
+            ProblemError: `job_not_found`.
+        """
+        return JobSummary(**self._summary(self.find(job_id)))
+
     def cancel(self, job_id: str) -> JobBody:
         """Stop a job; a running one writes a checkpoint first, which takes some seconds.
 
@@ -173,7 +181,7 @@ class JobBoard:
         return directory.is_dir() and any(is_locked(entry) for entry in directory.iterdir())
 
     def _open_jobs(self) -> list[JobDirectory]:
-        return [job for job in JobDirectory.list_under(self._root) if job.outcome is None]
+        return [job for job in JobDirectory.list_under(self._root) if job.is_open]
 
     def _watch(self) -> None:
         """Start a worker whenever there is work and nobody who does it: at the first job, and after one was killed."""

@@ -17,7 +17,6 @@ from typing import Any
 from app.jobs.board import JobBoard
 from app.jobs.job_directory import FINAL_STATES
 from app.jobs.progress import PROGRESS, read_lines, read_view
-from app.schemas.jobs import JobSummary
 
 POLL_SECONDS = 0.4
 KEEP_ALIVE_SECONDS = 15.0
@@ -37,7 +36,7 @@ async def watch(board: JobBoard, job_id: str, offset: int, is_leaving: Callable[
     """
     run, shown, stamp, spoke_at = board.find(job_id).run, "", 0, time.monotonic()
     while not is_leaving():
-        job = await asyncio.to_thread(board.show, job_id)
+        job = await asyncio.to_thread(board.summarize, job_id)
         lines, offset = await asyncio.to_thread(read_lines, run / PROGRESS, offset)
         view, stamp = await asyncio.to_thread(read_view, run, stamp)
         texts = []
@@ -49,7 +48,7 @@ async def watch(board: JobBoard, job_id: str, offset: int, is_leaving: Callable[
         state = f"{job.state} {job.num_attempts} {is_over}"
         if state != shown:
             shown = state
-            texts.append(_event("job", JobSummary(**job.model_dump(include=set(JobSummary.model_fields))).model_dump()))
+            texts.append(_event("job", job.model_dump()))
         if is_over:
             texts.append(_event("end", {}))
         if texts or time.monotonic() - spoke_at > KEEP_ALIVE_SECONDS:

@@ -163,6 +163,11 @@ class JobDirectory:
         return None
 
     @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        return not (self.path / "outcome.json").exists()
+
+    @property
     def state(self) -> State:
         """What is true now: it runs if and only if a live process holds its lock."""
         outcome = self.outcome

@@ -67,7 +67,7 @@ class Worker:
         busy_at = time.monotonic()
         try:
             while not self._is_stopping:
-                open_jobs = [job for job in JobDirectory.list_under(self._root / "jobs") if job.outcome is None]
+                open_jobs = [job for job in JobDirectory.list_under(self._root / "jobs") if job.is_open]
                 for job in reversed(open_jobs):
                     if not job.is_locked:
                         dispatch(job)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
-from app.dependencies import SAME_SITE, datasets_of, jobs_of
+from app.dependencies import NEW_WORK, SAME_SITE, datasets_of, jobs_of
 from app.errors import ProblemError
 from app.jobs.board import JobBoard
 from app.jobs.datasets import DatasetStore
@@ -35,7 +35,7 @@ KNOWN: dict[int | str, dict[str, Any]] = {200: {"model": DatasetBody, "descripti
 
 @router.post(
     "/datasets",
-    dependencies=SAME_SITE,
+    dependencies=NEW_WORK,
     summary="Upload a data set",
     description=DESCRIPTION,
     status_code=201,

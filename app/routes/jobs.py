@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import StreamingResponse
 
-from app.dependencies import SAME_SITE, engine_of, jobs_of
+from app.dependencies import NEW_WORK, SAME_SITE, engine_of, jobs_of
 from app.jobs.board import JobBoard
 from app.jobs.events import watch
 from app.schemas.jobs import JobBody, JobList, JobRequest
@@ -29,12 +29,12 @@ EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream"
 
 @router.post(
     "/jobs",
-    dependencies=SAME_SITE,
+    dependencies=NEW_WORK,
     summary="Train a model",
     description=DESCRIPTION,
     status_code=202,
     responses=build_problem_docs(
-        "cross_site_request", "dataset_not_found", "request_invalid", "queue_full", "internal_error"
+        "cross_site_request", "dataset_not_found", "request_invalid", "queue_full", "draining", "internal_error"
     ),
 )
 def submit_job(body: JobRequest, jobs: Jobs) -> JobBody:

@@ -41,7 +41,8 @@ def site(tmp_path_factory):
     """A service with a model and no worker, its address, and the folder of its jobs."""
     folder = tmp_path_factory.mktemp("site")
     bundles = folder / "bundles"
-    write_bundle(bundles / "hourly" / "1", context=build_context(Columns()))
+    for version in (1, 2):
+        write_bundle(bundles / "hourly" / str(version), seed=version, context=build_context(Columns()))
     settings = ServiceSettings(bundle=bundles, jobs_directory=folder / "jobs", job_workers=0, poll_seconds=1000.0)
     server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run)
@@ -200,11 +201,40 @@ def test_two_runs_are_compared(opened, site, job):
     assert opened.locator("#curve path.line").count() == 2
 
 
-def test_the_gate_answers_in_words(opened, site):
-    """Without a registry nothing can be promoted, and the page says so where it was asked."""
+def test_without_a_registry_nothing_is_promoted(opened, site):
+    """A directory of bundles has no aliases to move, and the page says so where it was asked."""
     opened.goto(site[0])
     opened.locator("#models summary").click()
     assert opened.locator("#models td", has_text="serving").count() == 1
+    opened.locator("#models button", has_text="Make champion").click()
+    opened.locator("#models .say.bad", has_text="there is no registry to promote in").wait_for()
+
+
+def test_the_gate_answers_in_words_and_can_be_overridden(opened, site):
+    """A refusal lists its reasons; with a reason of one's own the version is promoted, and the reason is shown."""
+    sent = []
+    reason = "It is not better than the champion, version 2: val/mase 0.95 against 0.9, on the same windows."
+    decision = {"is_allowed": False, "is_promoted": False, "reasons": [reason], "version": 1, "champion": 2, "override": None}
+
+    def answer(route):
+        body = route.request.post_data_json
+        sent.append(body)
+        if "override" in body:
+            route.fulfill(json=decision | {"is_promoted": True, "override": body["override"]})
+        else:
+            route.fulfill(status=409, json={"code": "promotion_refused", "detail": reason, "decision": decision})
+
+    opened.route("**/models/hourly/promote", answer)
+    opened.goto(site[0])
+    opened.locator("#models summary").click()
+    opened.locator("#models button", has_text="Make champion").click()
+    refusal = opened.locator("#models .decision")
+    refusal.wait_for()
+    assert refusal.inner_text().split("\n") == ["The gate keeps the present champion of hourly.", "", reason]
+    opened.locator("#models form input").fill("The new one reads more columns.")
+    opened.locator("#models form button").click()
+    opened.locator("#models .decision", has_text="Promoted all the same: The new one reads more columns.").wait_for()
+    assert sent == [{"version": 1}, {"version": 1, "override": "The new one reads more columns."}]
 
 
 @pytest.mark.parametrize("width", [360, 768])

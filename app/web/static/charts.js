@@ -330,7 +330,7 @@ export function lagCurve(host, view, position, others = []) {
     const y = (decade) => bottom - ((Math.max(decade, -8.3) + 8.3) / (highest + 8.8)) * (bottom - top);
     yAxis(drawing, [-7, -5, -3, -1, 0, ...(highest > 1 ? [Math.floor(highest)] : [])], y, left, right, (tick) => (tick === 0 ? "all" : raised(tick)));
     drawing.append(node("line", { x1: left, x2: right, y1: y(REACH_DECADE), y2: y(REACH_DECADE), class: "limit" }));
-    drawing.append(text(right, y(REACH_DECADE) + 14, "below a thousandth: too faint to learn from", { class: "axis", "text-anchor": "end" }));
+    drawing.append(text(right, y(REACH_DECADE) + 14, width < 480 ? "too faint to learn from" : "below a thousandth: too faint to learn from", { class: "axis", "text-anchor": "end" }));
     for (const one of all) {
       const flow = Object.values(one.view.flow)[0];
       if (!flow) continue;
