@@ -12,6 +12,8 @@ from app.errors import ProblemError
 from app.settings import ServiceSettings
 
 if TYPE_CHECKING:
+    from app.jobs.board import JobBoard
+    from app.jobs.datasets import DatasetStore
     from app.services.catalog import Catalog
     from app.services.engine import InferenceEngine
     from app.services.forecasting import ForecastService
@@ -35,6 +37,16 @@ def engine_of(request: Request) -> InferenceEngine:
 def forecasting_of(request: Request) -> ForecastService:
     """The application's forecasting service."""
     return cast("ForecastService", request.app.state.forecasting)
+
+
+def datasets_of(request: Request) -> DatasetStore:
+    """The application's data sets."""
+    return cast("DatasetStore", request.app.state.datasets)
+
+
+def jobs_of(request: Request) -> JobBoard:
+    """The application's jobs."""
+    return cast("JobBoard", request.app.state.jobs)
 
 
 def deadline_of(request: Request) -> float:
@@ -75,4 +87,28 @@ def _too_large(limit: int) -> ProblemError:
     return ProblemError("body_too_large", detail, headers={"Connection": "close"})
 
 
+def validate_same_site(request: Request) -> None:
+    """Refuse what a foreign web site makes a browser send: the page of this service and programs may change things.
+
+    Raises:
+        ProblemError: `cross_site_request`.
+    """
+    origin = request.headers.get("origin")
+    is_foreign = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    if is_foreign or (origin is not None and origin.partition("://")[2] != request.headers.get("host")):
+        raise ProblemError("cross_site_request", "Only this service's own page, and programs, may change anything here.")
+
+
+def validate_not_draining(request: Request) -> None:
+    """Take no more work while the service shuts down.
+
+    Raises:
+        ProblemError: `draining`.
+    """
+    if engine_of(request).is_draining:
+        raise ProblemError("draining", "The service is shutting down.", headers={"Retry-After": "2"})
+
+
+SAME_SITE = [Depends(validate_same_site)]
+NEW_WORK = [*SAME_SITE, Depends(validate_not_draining)]
 Deadline = Annotated[float, Depends(deadline_of)]

@@ -34,13 +34,22 @@ class ProblemKind(NamedTuple):
 PROBLEMS: Mapping[str, ProblemKind] = {
     "json_invalid": ProblemKind(400, "The body is not valid JSON"),
     "client_disconnected": ProblemKind(400, "The client left before its request was complete"),
+    "cross_site_request": ProblemKind(403, "Another web site sent this request"),
     "model_not_found": ProblemKind(404, "No such model, version or alias"),
+    "dataset_not_found": ProblemKind(404, "No such data set"),
+    "job_not_found": ProblemKind(404, "No such job"),
+    "run_not_found": ProblemKind(404, "No such run, or none whose gradients were recorded"),
     "route_not_found": ProblemKind(404, "No such route"),
     "method_not_allowed": ProblemKind(405, "The route does not know this method"),
+    "dataset_in_use": ProblemKind(409, "A job needs the data set"),
+    "job_ended": ProblemKind(409, "The job has ended"),
+    "job_not_resumable": ProblemKind(409, "The job cannot be resumed"),
+    "promotion_refused": ProblemKind(409, "The gate keeps the present champion"),
     "body_too_large": ProblemKind(413, "The body is too large"),
     "too_many_series": ProblemKind(413, "The request holds too many series"),
     "content_encoding_unsupported": ProblemKind(415, "The body's encoding is not understood"),
     "request_invalid": ProblemKind(422, "The request is not valid"),
+    "dataset_invalid": ProblemKind(422, "The file cannot be trained on as it stands"),
     "horizon_too_long": ProblemKind(422, "The model does not forecast that far"),
     "level_unavailable": ProblemKind(422, "The model was not trained for these levels"),
     "nothing_to_forecast": ProblemKind(422, "None of the series can be forecast"),
@@ -50,6 +59,7 @@ PROBLEMS: Mapping[str, ProblemKind] = {
     "not_ready": ProblemKind(503, "No model is loaded"),
     "draining": ProblemKind(503, "The service is shutting down"),
     "deadline_exceeded": ProblemKind(504, "The deadline has passed"),
+    "storage_full": ProblemKind(507, "There is no room for the upload"),
 }
 """Every code the service answers a request with."""
 

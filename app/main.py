@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib import metadata
@@ -12,10 +13,14 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import install_handlers
-from app.routes import forecast, health, metrics, models
+from app.jobs.board import JobBoard
+from app.jobs.datasets import DatasetStore
+from app.jobs.limits import inspection_limits
+from app.routes import datasets, forecast, health, jobs, metrics, models, runs, web
 from app.schemas.forecast import ForecastRequest
 from app.schemas.problem import ProblemBody
 from app.services.catalog import Catalog
@@ -56,8 +61,17 @@ def create_app(settings: ServiceSettings | None = None, source: ModelSource | No
         service_metrics, settings.max_queue_windows, settings.max_batch_windows, settings.num_threads
     )
     app.state.forecasting = ForecastService(catalog, engine, service_metrics, settings)
-    for module in (forecast, models, health, metrics):
+    app.state.datasets = dataset_store = DatasetStore(
+        settings.jobs_directory / "datasets",
+        settings.max_dataset_bytes,
+        settings.max_datasets_bytes,
+        inspection_limits(settings),
+    )
+    app.state.jobs = JobBoard(settings, dataset_store)
+    app.state.views = OrderedDict()
+    for module in (forecast, models, datasets, jobs, runs, web, health, metrics):
         app.include_router(module.router)
+    app.mount("/static", StaticFiles(directory=web.STATIC))
     install_handlers(app)
     app.add_middleware(MeasuringMiddleware, metrics=service_metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
@@ -79,9 +93,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.loop = asyncio.get_running_loop()
     app.state.engine.start()
     app.state.catalog.start()
+    app.state.jobs.start()
     try:
         yield
     finally:
+        app.state.jobs.stop()
         app.state.catalog.stop()
         app.state.engine.stop()
         app.state.forecasting.close()

@@ -60,6 +60,28 @@ class ServiceSettings(BaseSettings):
     """After SIGTERM, seconds of answering 503 before the port closes, for load balancers to notice."""
     shutdown_seconds: int = Field(default=30, ge=1)
     """Seconds that requests in flight have to finish after that."""
+    jobs_directory: Path = Path("jobs")
+    """Where uploaded data sets, training jobs and their queue are kept; shared with the workers."""
+    queue_url: str | None = None
+    """Database of the job queue (postgresql://...); null = a SQLite file in GRADCAST_JOBS_DIRECTORY."""
+    job_workers: int = Field(default=1, ge=0)
+    """Trainings at once on this machine; 0 = none: `gradcast worker` runs them elsewhere."""
+    job_seconds: float = Field(default=6 * 3600.0, gt=0.0)
+    """Longest time a training may take; it is then stopped with a checkpoint and can be resumed."""
+    job_memory_bytes: int = Field(default=4096 * MEBIBYTE, ge=64 * MEBIBYTE)
+    """Largest resident memory of a training."""
+    max_waiting_jobs: int = Field(default=100, ge=1)
+    """Jobs that wait at once; more are refused with 429."""
+    max_dataset_bytes: int = Field(default=256 * MEBIBYTE, ge=1)
+    """Largest uploaded data set; then 413."""
+    max_datasets_bytes: int = Field(default=4096 * MEBIBYTE, ge=1)
+    """All uploaded data sets together; then 507."""
+    promotion_metric: str = Field(default="mase", pattern="^(mase|mae|rmse|rmsse|smape|wql|crps)$")
+    """Error by which the gate compares a new version with champion and seasonal naive."""
+    promotion_min_improvement: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share by which a new version must be better than the champion."""
+    dashboard_url: str | None = None
+    """Address of the MLflow dashboard as browsers reach it; null = GRADCAST_TRACKING_URI if that is a server."""
     log_level: str = Field(default="info", pattern="^(critical|error|warning|info|debug)$")
     """Log level of the server."""
 
@@ -68,7 +90,7 @@ class ServiceSettings(BaseSettings):
     def _split_names(cls, value: Any) -> Any:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
-    @field_validator("tracking_uri", "bundle", mode="before")
+    @field_validator("tracking_uri", "bundle", "queue_url", "dashboard_url", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value

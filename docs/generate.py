@@ -187,6 +187,8 @@ def render_settings() -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -235,7 +237,7 @@ def list_routes() -> list[tuple[str, str, str]]:
         for path, operations in paths.items()
         for method, operation in operations.items()
     ]
-    return [*found, ("GET", "/docs", "This, as a page to try")]
+    return [*found, ("GET", "/", "The web page"), ("GET", "/docs", "This, as a page to try")]
 
 
 def render_errors() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from models.errors import GradcastError
 
@@ -90,6 +91,27 @@ class TrackingError(GradcastError):
     """The tracking server or the registry refused or did not answer."""
 
     code = "tracking_unavailable"
+
+
+class PromotionRefusedError(GradcastError):
+    """A version that the gate keeps from becoming champion.
+
+    Attributes:
+        decision: What the gate said, with its reasons.
+    """
+
+    code = "promotion_refused"
+
+    def __init__(self, decision: Any) -> None:
+        self.decision = decision
+        unmet = " ".join(rule.sentence for rule in decision.rules if not rule.is_met)
+        where = f"{decision.name} version {decision.version}"
+        remedy = "Promote it all the same: --override REASON; the reason is kept."
+        super().__init__(where, "healthy and better than champion and seasonal naive", f"not: {unmet}", remedy)
+
+    def __str__(self) -> str:
+        unmet = " ".join(rule.sentence for rule in self.decision.rules if not rule.is_met)
+        return f"{self.where} stays what it is. {unmet} {self.remedy}"
 
 
 class ModelNotFoundError(GradcastError):

@@ -18,6 +18,7 @@ from training.data.windows import TrainingWindows, validation_cutoffs
 from training.errors import NumericalError
 from training.evaluation import baseline_metrics, finite_metrics
 from training.final_fit import fit_on_all_rows
+from training.gradients.conclusion import conclude
 from training.gradients.evidence import Evidence
 from training.gradients.schedule import logging_schedule, never
 from training.gradients.verdict import Finding, Remedy, Verdict
@@ -27,7 +28,9 @@ from training.loop import Fit, FitData, FitInterruptedError, FitState
 from training.losses import build_loss
 from training.model_card import write_model_card
 from training.preparation import DTYPES, Prepared, prepare, series_scale_floor
-from training.progress import SILENT_PROGRESS, FitProgress
+from training.progress import SILENT_PROGRESS, FitProgress, RecordedProgress
+from training.report.review import RunReview, Status
+from training.report.view import write_view
 from training.report.words import Unit
 from training.reporting import (
     describe_bundle,
@@ -43,6 +46,7 @@ from training.run_directory import RunDirectory
 from training.tracking.tracker import NOOP_TRACKER, RegisteredModel, RegistrationRequest, Tracker
 
 MAX_VALIDATION_WINDOWS = 1024
+PROGRESS = "progress.jsonl"
 
 Say = Callable[[str], None]
 
@@ -233,7 +237,8 @@ def fit_and_judge(
         FitInterruptedError: If the user stopped the fit.
     """
     keep_start = prepared.config.fit.warm_start is not None
-    fit, judge = build_fit(prepared, run, tracker, progress, stop_requested, keep_start)
+    recorded = RecordedProgress(run.path / PROGRESS, progress)
+    fit, judge = build_fit(prepared, run, tracker, recorded, stop_requested, keep_start)
     if resume and (run.checkpoints / LAST).exists():
         fit.resume()
         say(f"resumed at step {fit.state.step}")
@@ -241,7 +246,9 @@ def fit_and_judge(
     try:
         state = fit.run()
     except NumericalError as error:
-        write_gradients(run, judge.gather(fit.state, None), fit.state.readings, non_finite_verdict(error))
+        evidence, verdict = judge.gather(fit.state, None), non_finite_verdict(error)
+        write_gradients(run, evidence, fit.state.readings, verdict)
+        write_view(_review(prepared, run, fit.state, evidence, verdict, "failed"))
         raise
     say(f"fit ended at step {state.step}; best validation loss {state.best_val_loss:.4f} at step {state.best_step}")
     calibration = calibrate_fit(prepared, fit, say)
@@ -325,9 +332,28 @@ def build_fit(
     judge = Judge(prepared, probe)
     fit = Fit(
         prepared.forecaster, data, loss, config.fit, config.optimizer, schedule, run.checkpoints, tracker, progress,
-        stop_requested, build_monitor(prepared, probe), build_watch(judge), keep_start,
+        stop_requested, build_monitor(prepared, probe), _show_at_checks(prepared, run, judge), keep_start,
     )  # fmt: skip
     return fit, judge
+
+
+def _show_at_checks(prepared: Prepared, run: RunDirectory, judge: Judge) -> Callable[[FitState], bool]:
+    """What is asked after every check: whether to give up; on the way, whoever watches is shown how it stands."""
+    is_hopeless = build_watch(judge)
+
+    def look(state: FitState) -> bool:
+        evidence = judge.gather(state, None)
+        write_view(_review(prepared, run, state, evidence, conclude(evidence, state.readings), "running"))
+        return is_hopeless(state)
+
+    return look
+
+
+def _review(
+    prepared: Prepared, run: RunDirectory, state: FitState, evidence: Evidence, verdict: Verdict, status: Status
+) -> RunReview:
+    name, is_preliminary = run.path.resolve().name, status == "running"
+    return RunReview(name, run.path, prepared.config, state.readings, evidence, verdict, status, is_preliminary)
 
 
 def _log_failure(tracker: Tracker, error: BaseException) -> None:

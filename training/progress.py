@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from typing import TextIO, final
+from pathlib import Path
+from typing import Any, TextIO, final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -112,6 +115,46 @@ class BarProgress(FitProgress):
     def stop(self) -> None:
         """End the display."""
         self.progress.stop()
+
+
+@final
+class RecordedProgress(FitProgress):
+    """Appends every number to a file of JSON lines, for whoever watches from outside, and passes it on.
+
+    A line holds `step` and numbers; one with `start` instead says that a fit begins there: later steps of the lines above
+    it were lost in a crash and come again.
+
+    Args:
+        path: The file; its directory must exist.
+        progress: What the user sees.
+    """
+
+    def __init__(self, path: Path, progress: FitProgress) -> None:
+        self.path, self.progress = path, progress
+
+    def start(self, max_steps: int, step: int) -> None:
+        """Note where the fit begins."""
+        self._append({"start": step, "max_steps": max_steps})
+        self.progress.start(max_steps, step)
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Note a logged step."""
+        self._append({"step": step} | values)
+        self.progress.update(step, values)
+
+    def check(self, step: int, values: dict[str, float]) -> None:
+        """Note a validation check."""
+        self._append({"step": step} | values)
+        self.progress.check(step, values)
+
+    def stop(self) -> None:
+        """End the display."""
+        self.progress.stop()
+
+    def _append(self, values: dict[str, Any]) -> None:
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(finite) + "\n")
 
 
 def _sentence(values: dict[str, float]) -> str:

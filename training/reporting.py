@@ -29,6 +29,7 @@ from training.report.backtest_page import write_backtest_report
 from training.report.document import write_report_files
 from training.report.flow_plots import flow_pictures
 from training.report.review import RunReview
+from training.report.view import write_view
 from training.report.words import Unit
 from training.run_directory import RunDirectory
 from training.tracking.tracker import NOOP_TRACKER, DatasetDescription, RunDescription, Tracker
@@ -168,7 +169,9 @@ def write_reports(
 ) -> None:
     """Write readings, evidence, verdict, figures and backtests into the run's directory; `warnings` stand in its report."""
     write_gradients(run, evidence, state.readings, verdict)
-    write_report_files(RunReview(run.path.resolve().name, run.path, prepared.config, state.readings, evidence, verdict))
+    review = RunReview(run.path.resolve().name, run.path, prepared.config, state.readings, evidence, verdict)
+    write_report_files(review)
+    write_view(review)
     figures = run.path / "figures"
     figures.mkdir(exist_ok=True)
     for name, figure in fit_figures(prepared, state).items():

@@ -2,16 +2,24 @@
 
 gradcast models list
 gradcast models show bike
-gradcast models promote bike 3 champion
+gradcast models promote bike 3 champion     if it is healthy, and better than champion and seasonal naive
+gradcast models promote bike 3 champion --data bike.csv --override "the old one cannot read the new columns"
 gradcast models rollback bike
+
+Two versions are compared on one backtest. If they were scored on different windows, --data names the file that the new
+one was trained on: the champion is then scored on it as well. Other aliases than champion are moved without questions.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Any
 
 from training.commands.options import add_output_arguments, add_tracking_argument, print_json
+
+EXIT_INPUT = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("name", metavar="NAME", help="registered name")
     promote.add_argument("version", metavar="VERSION", type=int, help="number of the version")
     promote.add_argument("alias", metavar="ALIAS", help="alias, such as champion")
+    promote.add_argument("--data", metavar="FILE", help="file the version was trained on, to score the champion on it too")
+    promote.add_argument("--metric", default="mase", metavar="NAME", help="error that is compared (default: mase)")
+    promote.add_argument(
+        "--min-improvement", type=float, default=0.0, metavar="SHARE",
+        help="share by which it must be better than the champion (default: 0)",
+    )  # fmt: skip
+    promote.add_argument("--override", metavar="REASON", help="promote against the gate; the reason is kept")
     for action in (listing, show, promote, rollback):
         add_tracking_argument(action)
         add_output_arguments(action)
@@ -37,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
     from training.tracking.environment import resolve_uri
 
     uri = resolve_uri(TrackingConfig(uri=options.tracking_uri))
+    if options.action == "promote" and options.alias == "champion":
+        return _promote_champion(uri, options)
     if options.action == "promote":
         registry.promote(uri, options.name, options.version, options.alias)
     elif options.action == "rollback":
@@ -47,6 +64,55 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print("\n\n".join(_format(model) for model in models) if models else "no registered models")
     return 0
+
+
+def _promote_champion(uri: str, options: argparse.Namespace) -> int:
+    from training.errors import PromotionRefusedError
+    from training.tracking import registry
+
+    gate = _build_gate(uri, options)
+    try:
+        decision = gate.promote(options.name, options.version, options.override)
+    except PromotionRefusedError as error:
+        if options.json:
+            print_json(error.decision.to_dict())
+        print(f"gradcast models: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    if options.json:
+        print_json(decision.to_dict())
+        return 0
+    if not options.quiet:
+        for rule in decision.rules:
+            print(f"{'yes' if rule.is_met else 'NO '}  {rule.sentence}")
+        if decision.override:
+            print(f"promoted all the same: {decision.override}")
+        print()
+    print(_format(registry.show_model(uri, options.name)))
+    return 0
+
+
+def _build_gate(uri: str, options: argparse.Namespace) -> Any:
+    from training.errors import ConfigurationError, Problem
+    from training.tracking.environment import default_cache_directory
+    from training.tracking.promotion import METRICS, Gate, PromotionPolicy
+
+    metric = next((name for name in METRICS if name == options.metric), None)
+    problems = []
+    if metric is None:
+        message = f"must be one of {', '.join(METRICS)}, but is {options.metric!r} instead."
+        problems.append(Problem("metric_unknown", "--metric", message))
+    if not 0.0 <= options.min_improvement < 1.0:
+        message = f"must be at least 0 and below 1, but is {options.min_improvement:g} instead."
+        problems.append(Problem("improvement_invalid", "--min-improvement", message))
+    if metric is None or problems:
+        raise ConfigurationError(problems)
+    rescore = None
+    cache = default_cache_directory()
+    if options.data is not None:
+        from training.rematch import build_rescore
+
+        rescore = build_rescore(uri, Path(options.data), cache)
+    return Gate(uri, cache, PromotionPolicy(metric, options.min_improvement), rescore)
 
 
 def _format(model: Any) -> str:

@@ -45,11 +45,12 @@ def run(options: argparse.Namespace) -> int:
     host = environment.get("GRADCAST_HOST", serve.DEFAULT_HOST)
     port = environment.get("GRADCAST_PORT", serve.DEFAULT_PORT)
     dashboard = dashboard_command(uri, host, options.dashboard_port)
+    environment.setdefault("GRADCAST_DASHBOARD_URL", f"http://{host}:{options.dashboard_port}")
     processes = {
         "service": subprocess.Popen(serve.SERVICE_COMMAND, env=environment),  # noqa: S603  our own interpreter, no shell
         "dashboard": subprocess.Popen(dashboard, env=dashboard_environment()),  # noqa: S603  our own interpreter, no shell
     }
-    print(f"service    http://{host}:{port}/docs", file=sys.stderr)
+    print(f"service    http://{host}:{port}", file=sys.stderr)
     print(f"dashboard  http://{host}:{options.dashboard_port}", file=sys.stderr)
     try:
         while not stopping:

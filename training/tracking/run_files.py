@@ -15,7 +15,8 @@ _RUN_ID = re.compile(r"[0-9a-f]{32}")
 MODEL_PREFIX = "models:/"
 # What a review is made of; a run without them was not made by this program, or has not ended.
 CONFIG, FOLDER = "config.yaml", "gradients"
-FILES = ("readings.parquet", "evidence.json", "verdict.json")
+VIEW = "gradients/view.json"
+FILES = ("readings.parquet", "evidence.json", "verdict.json", "view.json")
 
 
 def is_run_reference(reference: str) -> bool:

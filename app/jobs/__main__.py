@@ -1,0 +1,25 @@
+"""`python -m app.jobs`: a worker with settings from the environment."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from app.jobs.worker import main
+from app.settings import load_settings
+from training.errors import ConfigurationError
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="gradcast worker", description="Runs the training jobs that a service queued.")
+    parser.add_argument(
+        "--leave-when-idle", type=float, metavar="SECONDS", help="leave after so long without a job (default: stay)"
+    )
+    options = parser.parse_args()
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    main(settings, options.leave_when_idle)

@@ -1,0 +1,128 @@
+"""A real training behind a real service: both the service and its worker are killed -9 in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.jobs.job_directory import JobDirectory
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.network,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a training that its worker died"),
+]
+CONFIG = {
+    "model": {"horizon": 13, "context_length": 26, "hidden_size": 8, "initialization": "torch"},
+    "fit": {"max_steps": 4000, "val_check_steps": 20, "patience": None},
+    "gradients": {"preset": "off"},
+    "tracking": {"model_name": "fuel"},
+}
+
+
+class Site:
+    """The service as a process, with everything it writes in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.jobs = folder / "jobs" / "jobs"
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.port = listener.getsockname()[1]
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        environment = {
+            **os.environ, "GRADCAST_PORT": str(self.port), "GRADCAST_JOBS_DIRECTORY": str(self.folder / "jobs"),
+            "GRADCAST_TRACKING_URI": f"sqlite:///{self.folder / 'mlflow.db'}", "GRADCAST_POLL_SECONDS": "0.5",
+            "GRADCAST_CACHE_DIRECTORY": str(self.folder / "cache"), "OMP_NUM_THREADS": "1",
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+        }  # fmt: skip
+        with (self.folder / "service.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "app"], env=environment, stdout=log, stderr=log, cwd=self.folder
+            )
+        wait_for(lambda: self.answers("/livez"))
+
+    def answers(self, path: str) -> bool:
+        try:
+            return self.get(path).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=30)
+
+    def post(self, path: str, **content) -> httpx.Response:
+        return httpx.post(f"http://127.0.0.1:{self.port}{path}", timeout=120, **content)
+
+    def processes(self) -> list[int]:
+        """Worker and training of this site, by the directory they run in."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                words = (entry / "cmdline").read_bytes() if entry.name.isdecimal() else b""
+                if (b"app.jobs" in words or b"--json\0--" in words) and (entry / "cwd").readlink() == self.folder:
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+
+def wait_for(condition, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the condition never came true"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Nothing of it survives the test."""
+    site = Site(tmp_path)
+    yield site
+    if site.process is not None:
+        site.process.kill()
+        site.process.wait()
+    for pid in site.processes():
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_job_survives_the_death_of_service_and_worker(site, repository):
+    """Killed both, the job is pending as soon as its training has stopped, never running without a process; the next
+    service takes it up from the checkpoint, and what it trained is served, with its gradients.
+    """
+    site.start()
+    data = (repository / "examples" / "data" / "us_gasoline_weekly.csv").read_bytes()
+    dataset = site.post("/datasets", content=data, params={"name": "fuel.csv"}).json()
+    job_id = site.post("/jobs", json={"dataset_id": dataset["id"], "config": CONFIG}).json()["id"]
+    job = JobDirectory(site.jobs / job_id)
+    wait_for(lambda: job.has_checkpoint)
+    assert site.get(f"/jobs/{job_id}").json()["state"] == "running"
+
+    site.process.kill()
+    site.process.wait()
+    assert job.state == "running"  # the job goes on without the service
+    (worker,) = [pid for pid in site.processes() if b"app.jobs" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: job.state == "pending", 30)
+    assert site.processes() == []
+    # What is left of four thousand steps would outlast the test.
+    config = (job.run / "config.yaml").read_text()
+    (job.run / "config.yaml").write_text(config.replace("max_steps: 4000", "max_steps: 400"))
+
+    site.start()
+    wait_for(lambda: site.get(f"/jobs/{job_id}").json()["state"] in ("succeeded", "failed"))
+    body = site.get(f"/jobs/{job_id}").json()
+    assert (body["state"], body["num_attempts"], body["model"]["name"]) == ("succeeded", 2, "fuel"), body["log"]
+    assert any(line.startswith("resumed at step ") for line in body["log"])
+    assert site.get(f"/runs/{body['run_id']}/gradients").json()["step"] >= 20
+    wait_for(lambda: body["model"]["version"] in [v["version"] for v in site.get("/models/fuel").json().get("versions", [])])
