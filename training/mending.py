@@ -11,11 +11,11 @@ from training.checkpoint import BEST
 from training.choices import model_name
 from training.config import TrainingConfig, build_config
 from training.errors import NumericalError
-from training.gradients.verdict import Remedy, Verdict
+from training.gradients.verdict import Remedy
 from training.healing import Attempt, Budget, Healing, Plan, heal
-from training.pipeline import Parent, Say, TrainingResult, non_finite_verdict, train
+from training.pipeline import Parent, Say, TrainingResult, train
 from training.progress import FitProgress
-from training.reporting import describe_run
+from training.reporting import describe_run, read_verdict
 from training.run_directory import RunDirectory, default_path
 from training.tracking.tracker import Tracker
 
@@ -66,7 +66,7 @@ def train_and_heal(
     except NumericalError as error:
         failure = error
         say(str(error))
-        first = _failed({}, NO_REMEDY, "", error, time.monotonic() - started, path)
+        first = _failed({}, NO_REMEDY, "", time.monotonic() - started, path)
     if first.verdict.verdict in ("healthy", "inconclusive"):
         return results[0]
     run = RunDirectory(path)
@@ -80,8 +80,8 @@ def train_and_heal(
         began = time.monotonic()
         try:
             result = train(child, new_tracker(child), progress, say, place, None, stop_requested, parent)
-        except NumericalError as error:
-            return _failed(plan.settings, plan.remedy, plan.rule, error, time.monotonic() - began, place)
+        except NumericalError:
+            return _failed(plan.settings, plan.remedy, plan.rule, time.monotonic() - began, place)
         results[number] = result
         return _attempt(plan.settings, plan.remedy, plan.rule, result, time.monotonic() - began)
 
@@ -123,9 +123,9 @@ def _attempt(settings: dict[str, object], remedy: Remedy, rule: str, result: Tra
 
 
 def _failed(
-    settings: dict[str, object], remedy: Remedy, rule: str, error: NumericalError, seconds: float, directory: Path
+    settings: dict[str, object], remedy: Remedy, rule: str, seconds: float, directory: Path
 ) -> Attempt:
-    verdict: Verdict = non_finite_verdict(error)
+    verdict = read_verdict(directory)
     return Attempt(settings, remedy, rule, verdict, math.inf, math.inf, seconds, None, directory)
 
 

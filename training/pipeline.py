@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +17,10 @@ from training.data.windows import TrainingWindows, validation_cutoffs
 from training.errors import NumericalError
 from training.evaluation import baseline_metrics, finite_metrics
 from training.final_fit import fit_on_all_rows
-from training.gradients.conclusion import conclude
+from training.gradients.conclusion import conclude, conclude_non_finite
 from training.gradients.evidence import Evidence
 from training.gradients.schedule import logging_schedule, never
-from training.gradients.verdict import Finding, Remedy, Verdict
+from training.gradients.verdict import Verdict
 from training.healing import Healing
 from training.judgement import Judge, build_monitor, build_probe, build_watch
 from training.loop import Fit, FitData, FitInterruptedError, FitState
@@ -246,7 +245,8 @@ def fit_and_judge(
     try:
         state = fit.run()
     except NumericalError as error:
-        evidence, verdict = judge.gather(fit.state, None), non_finite_verdict(error)
+        evidence = judge.gather(fit.state, None)
+        verdict = conclude_non_finite(str(error), error.where, error.step, evidence, fit.state.readings)
         write_gradients(run, evidence, fit.state.readings, verdict)
         write_view(_review(prepared, run, fit.state, evidence, verdict, "failed"))
         raise
@@ -358,22 +358,7 @@ def _review(
 
 def _log_failure(tracker: Tracker, error: BaseException) -> None:
     if isinstance(error, NumericalError):
-        verdict = non_finite_verdict(error)
-        tracker.log_tags(verdict_tags(verdict))
+        tracker.log_tags({"gradient.verdict": "non_finite"})
         tracker.log_note(f"# non_finite\n\n{error}")
     tracker.log_tags({"error": f"{type(error).__name__}: {error}"[:500]})
     tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-
-
-def non_finite_verdict(error: NumericalError) -> Verdict:
-    """The verdict on a fit that stopped because a number was none."""
-    remedies = (
-        Remedy(why="smaller steps", set={"optimizer.learning_rate": 1e-4}),
-        Remedy(why="bound the gradient", set={"fit.max_grad_norm": 1.0}),
-        Remedy(why="scale every window", set={"model.scaler": "standard"}),
-    )
-    finding = Finding(
-        rule="non_finite", severity="fault", where=error.where, step=error.step, value=math.inf, threshold=0.0,
-        message=str(error), remedies=remedies,
-    )  # fmt: skip
-    return Verdict(verdict="non_finite", findings=(finding,))

@@ -158,6 +158,15 @@ def write_gradients(
         (folder / "verdict.json").write_text(verdict.model_dump_json(indent=1), encoding="utf-8")
 
 
+def read_verdict(directory: Path) -> Verdict:
+    """The verdict that a run left in its directory.
+
+    Raises:
+        FileNotFoundError: If the run was not judged.
+    """
+    return Verdict.model_validate_json((directory / "gradients" / "verdict.json").read_text(encoding="utf-8"))
+
+
 def write_reports(
     prepared: Prepared,
     run: RunDirectory,

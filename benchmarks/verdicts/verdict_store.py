@@ -7,12 +7,10 @@ from typing import Any
 
 from outcomes import Outcome
 
-from training.errors import NumericalError
-from training.gradients.conclusion import conclude
+from training.gradients.conclusion import conclude, conclude_non_finite
 from training.gradients.evidence import Evidence
 from training.gradients.readings import Readings
 from training.gradients.verdict import Verdict
-from training.pipeline import non_finite_verdict
 
 
 def read_log(folder: Path) -> tuple[Evidence, Readings]:
@@ -29,8 +27,8 @@ def draw_verdict(folder: Path, outcome: Outcome, recompute: bool) -> Verdict:
         outcome: Of the run; a fit that stopped at a number that was none has the verdict that gradcast gives it then.
         recompute: Whether to apply today's rules to the log.
     """
-    if outcome.failure:
-        return non_finite_verdict(NumericalError(outcome.failure, "finite", "none"))
+    if recompute and outcome.failure:
+        return conclude_non_finite(outcome.failure, "fit", 0, *read_log(folder))
     if recompute:
         return conclude(*read_log(folder))
     return Verdict.model_validate_json((folder / "verdict.json").read_text(encoding="utf-8"))

@@ -23,6 +23,7 @@ from training.checkpoint import BEST, LAST, read_checkpoint
 from training.config import TrainingConfig, load_config
 from training.errors import CheckpointError, NumericalError
 from training.loop import FitInterruptedError
+from training.reporting import read_verdict
 from training.run_directory import RunDirectory
 from training.tracking.tracker import _NoopTracker
 
@@ -180,7 +181,7 @@ def test_a_non_finite_step_stops_before_the_update_and_names_its_place(
     name, cutoff = fit.poisoned  # type: ignore[attr-defined]
     message = str(caught.value)
     assert "step 8" in message
-    assert pipeline.non_finite_verdict(caught.value).findings[0].step == 8
+    assert caught.value.step == 8
     assert "input" in message
     assert f"series {name!r} at row {cutoff}" in message
     for key, value in prepared.forecaster.state_dict().items():
@@ -197,8 +198,12 @@ def test_a_rate_that_explodes_ends_in_a_numerical_error_not_in_nan(data: Path) -
         "fit.loss=mse",
         "model.head=point",
     )
-    with pytest.raises(NumericalError, match="step"):
+    with pytest.raises(NumericalError, match="step") as caught:
         pipeline.train(config_for(data, *bad), output=Path("run"))
+    finding = read_verdict(Path("run")).findings[0]
+    assert (finding.rule, finding.step) == ("non_finite", caught.value.step)
+    assert finding.remedies[0].set["optimizer.name"] == "adamw"
+    assert finding.remedies[0].set["fit.max_grad_norm"] == 1.0
     assert RunDirectory.open(Path("run")).state()["status"] == "failed"
 
 

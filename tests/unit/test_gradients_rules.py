@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from training.config import load_config
 from training.gradients.conclusion import RULES, conclude
 from training.gradients.evidence import DataFacts, Evidence, NeedEvidence, Outcome
 from training.gradients.readings import Readings
@@ -241,6 +242,14 @@ def test_a_recurrence_that_plain_descent_does_not_move_is_a_rate_too_low() -> No
     plain = conclude(evidence(BAD, settings={"optimizer.name": "sgd"}), readings(**series))
     assert plain.verdict == "bad_learning_rate"
     assert conclude(evidence(BAD), readings(**series)).verdict == "not_learning"
+
+
+def test_a_remedy_that_changes_the_optimizer_is_a_configuration_that_loads() -> None:
+    """AdamW has no momentum: whoever leaves plain gradient descent with momentum has to put it down."""
+    settings = {"optimizer.name": "sgd", "optimizer.momentum": 0.9, "optimizer.learning_rate": 3.0}
+    remedy = fault(conclude(evidence(BAD, settings=settings), readings(update_ratio__head=[0.9] * 50))).remedies[0]
+    flags = {"data.path": "x.csv", **settings, **remedy.set}
+    assert load_config(None, [], flags).optimizer.name == "adamw"
 
 
 def test_memory_built_too_late_is_a_vanished_gradient_all_the_same() -> None:

@@ -9,7 +9,8 @@ from training.gradients.evidence import Evidence
 from training.gradients.readings import Readings
 from training.gradients.rules import data, learning, steps, through_time, units
 from training.gradients.rules.case import Case
-from training.gradients.verdict import Finding, Verdict, VerdictName
+from training.gradients.rules.remedies import explosion_remedies, is_badly_scaled, usual_rate
+from training.gradients.verdict import Finding, Remedy, Verdict, VerdictName
 
 Rule = Callable[[Case], list[Finding]]
 
@@ -65,6 +66,34 @@ def conclude(evidence: Evidence, readings: Readings) -> Verdict:
         need_steps=evidence.need.steps if evidence.need is not None else None,
         findings=tuple(finding for _, finding in found),
     )
+
+
+def conclude_non_finite(message: str, where: str, step: int, evidence: Evidence, readings: Readings) -> Verdict:
+    """The verdict on a fit that stopped because a number was none.
+
+    Args:
+        message: What happened, for the user.
+        where: Loss, gradient or layer.
+        step: Update it would have been.
+        evidence: What is known of the fit; it has no outcome.
+        readings: What was measured until then.
+
+    Returns:
+        `non_finite`; its first remedy does all at once that kept no number from growing: the recurrence, the rate, the
+        limit, and the scale of what goes in.
+    """
+    case = Case.of(evidence, readings)
+    bounded = explosion_remedies(case)
+    settings = usual_rate(case) | {"fit.max_grad_norm": 1.0} | bounded[0].set
+    if case.setting("model.scaler") == "none" and is_badly_scaled(case):
+        settings["model.scaler"] = "standard"
+    first = Remedy(why="bounded steps at a usual rate, in a recurrence and a scale that keep numbers small", set=settings)
+    slower = Remedy(why="smaller steps", set=settings | {"optimizer.learning_rate": 1e-4})
+    finding = Finding(
+        rule="non_finite", severity="fault", where=where, step=step, value=math.inf, threshold=0.0, message=message,
+        remedies=(first, slower),
+    )  # fmt: skip
+    return Verdict(verdict="non_finite", findings=(finding,))
 
 
 def reach_of(readings: Readings, layers: tuple[str, ...]) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from training.gradients.rules.case import Case
+from training.gradients.rules.remedies import scale_remedies
 from training.gradients.rules.thresholds import (
     CHANNEL_RATIO,
     HALF_PRECISION_ZEROS,
@@ -18,9 +19,8 @@ def scale(case: Case) -> list[Finding]:
     if data is None:
         return []
     size = max(data.level, data.spread)
-    remedy = Remedy(why="scale every window inside the network", set={"model.scaler": "standard"})
+    remedies = scale_remedies(case)
     robust = Remedy(why="a scale that outliers do not set", set={"model.scaler": "robust"})
-    remedies = [robust if case.setting("model.scaler") == "standard" else remedy]
     if size > INPUT_SIZE:
         message = f"the network reads values of size {size:.3g}; its units and rates are made for about 1"
         return [case.finding("scale", "input", size, INPUT_SIZE, message, remedies)]

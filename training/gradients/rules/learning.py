@@ -12,6 +12,7 @@ from training.gradients.rules.thresholds import (
     OVERFIT_CHECKS,
     OVERFIT_FACTOR,
     OVERFIT_SIGMAS,
+    STEEP_FALL,
     STILL_FALLING,
     UNTRAINED_POINTS,
 )
@@ -68,7 +69,9 @@ def never_learned(case: Case) -> list[Finding]:
     if not case.skill.is_bad or (case.evidence.step < EARLIEST_SHARE * budget and not case.evidence.best_step):
         return []
     still = share_still_falling(case.values("loss/train"))
-    remedies = []
+    # A loss of which hardly a point was logged is one that was given no time.
+    is_short = still > STEEP_FALL or math.isnan(still)
+    remedies = [more_steps(case)] if is_short else []
     rate = case.setting("optimizer.learning_rate") or math.inf
     plain = case.setting("optimizer.name") not in ADAPTIVE
     if plain or not 3e-4 <= rate <= 1e-2:
@@ -77,7 +80,7 @@ def never_learned(case: Case) -> list[Finding]:
         remedies.append(
             Remedy(why="the loss falls steadily, so larger steps may get there in time", set=usual_rate(case))
         )
-    if still > STILL_FALLING:
+    if STILL_FALLING < still <= STEEP_FALL:
         remedies.append(more_steps(case))
     if case.setting("model.architecture") not in GATED:
         remedies.append(
@@ -90,7 +93,7 @@ def never_learned(case: Case) -> list[Finding]:
         remedies.append(Remedy(why="scale every window", set={"model.scaler": "standard"}))
     if (case.setting("model.num_layers") or 1) > 1:
         remedies.append(Remedy(why="fewer layers learn faster", set={"model.num_layers": 1}))
-    if not still > STILL_FALLING:
+    if not (still > STILL_FALLING or is_short):
         remedies.append(more_steps(case).model_copy(update={"why": "plateaus can end abruptly"}))
     course = "was still falling" if still > STILL_FALLING else "lies on a plateau"
     message = f"there is more to learn than was learned: {case.skill.sentence}; the training loss {course}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from training.gradients.rules.case import Case
+from training.gradients.rules.thresholds import INPUT_SIZE
 from training.gradients.verdict import Remedy
 
 # An LSTM or GRU of torch's initialisation keeps a thousandth of its gradient to about this lag, one with a forget bias
@@ -57,9 +58,44 @@ def usual_rate(case: Case) -> dict[str, Any]:
     settings: dict[str, Any] = {"optimizer.learning_rate": GOOD_RATE, "optimizer.schedule": "one_cycle"}
     if case.setting("optimizer.name") not in ADAPTIVE:
         settings["optimizer.name"] = "adamw"
+        if case.setting("optimizer.momentum"):
+            settings["optimizer.momentum"] = 0.0
     if case.setting("fit.max_grad_norm") is None or case.setting("fit.max_grad_norm") < 0.1:
         settings["fit.max_grad_norm"] = 1.0
     return settings
+
+
+def explosion_remedies(case: Case) -> list[Remedy]:
+    """A recurrence that keeps lengths, bounded steps, a smaller rate."""
+    rate = case.setting("optimizer.learning_rate") or GOOD_RATE
+    stable: dict[str, Any] = {} if case.setting("fit.max_grad_norm") else {"fit.max_grad_norm": 1.0}
+    if (case.setting("model.init_gain") or 1.0) > 1.0:
+        stable["model.init_gain"] = None
+    if case.setting("model.architecture") == "rnn":
+        stable |= {"model.initialization": "orthogonal", "model.nonlinearity": "tanh"}
+    if rate > GOOD_RATE or case.setting("optimizer.name") in PLAIN:
+        stable |= usual_rate(case)
+    first = (
+        [Remedy(why="a recurrence that keeps the gradient's length, and bounded updates", set=stable)] if stable else []
+    )
+    cautious = {"fit.max_grad_norm": 1.0, "optimizer.learning_rate": min(rate / 3, GOOD_RATE)}
+    return [*first, Remedy(why="bounded and smaller updates", set=cautious, restart="checkpoint")]
+
+
+def is_badly_scaled(case: Case) -> bool:
+    """Whether what the recurrence reads is far from size one; not if nobody knows."""
+    data = case.evidence.data
+    return data is not None and (max(data.level, data.spread) > INPUT_SIZE or 0 < data.spread < 1 / INPUT_SIZE)
+
+
+def scale_remedies(case: Case) -> list[Remedy]:
+    """Windows scaled inside the network; plain gradient descent, whose steps grow with the values, given another rate."""
+    if case.setting("model.scaler") == "standard":
+        return [Remedy(why="a scale that outliers do not set", set={"model.scaler": "robust"})]
+    settings: dict[str, Any] = {"model.scaler": "standard"}
+    if case.setting("optimizer.name") in PLAIN:
+        settings |= usual_rate(case)
+    return [Remedy(why="scale every window inside the network", set=settings)]
 
 
 def more_steps(case: Case) -> Remedy:

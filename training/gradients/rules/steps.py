@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from training.gradients.rules.case import Case, median, robust_sigma, smoothed
-from training.gradients.rules.remedies import GOOD_RATE, PLAIN, usual_rate
+from training.gradients.rules.remedies import GOOD_RATE, PLAIN, explosion_remedies, usual_rate
 from training.gradients.rules.thresholds import (
     CLIP_COEFFICIENT,
     CLIPPED_SHARE,
@@ -26,7 +26,6 @@ from training.gradients.rules.thresholds import (
     UPDATE_LOW,
     WARM_UP_POINTS,
 )
-from training.gradients.rules.through_time import explosion_remedies
 from training.gradients.verdict import Finding, Remedy
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from training.gradients.evidence import NeedEvidence
 from training.gradients.rules.case import Case, median
-from training.gradients.rules.remedies import FORGET_BIAS_REACH, GOOD_RATE, longer_memory, usual_rate
+from training.gradients.rules.remedies import FORGET_BIAS_REACH, explosion_remedies, longer_memory
 from training.gradients.rules.thresholds import (
     CONFIRMATIONS,
     DEPTH_SHARE,
@@ -96,23 +96,6 @@ def _explosion(case: Case, peaks: list[tuple[float, str]]) -> list[Finding]:
     return [case.finding("exploding_through_time", layer, ratio, EXPLODING_RATIO, message, remedies)]
 
 
-def explosion_remedies(case: Case) -> list[Remedy]:
-    """A recurrence that keeps lengths, bounded steps, a smaller rate."""
-    rate = case.setting("optimizer.learning_rate") or GOOD_RATE
-    stable: dict[str, Any] = {} if case.setting("fit.max_grad_norm") else {"fit.max_grad_norm": 1.0}
-    if (case.setting("model.init_gain") or 1.0) > 1.0:
-        stable["model.init_gain"] = None
-    if case.setting("model.architecture") == "rnn":
-        stable |= {"model.initialization": "orthogonal", "model.nonlinearity": "tanh"}
-    if rate > GOOD_RATE or case.setting("optimizer.name") == "sgd":
-        stable |= usual_rate(case)
-    first = (
-        [Remedy(why="a recurrence that keeps the gradient's length, and bounded updates", set=stable)] if stable else []
-    )
-    cautious = {"fit.max_grad_norm": 1.0, "optimizer.learning_rate": min(rate / 3, GOOD_RATE)}
-    return [*first, Remedy(why="bounded and smaller updates", set=cautious, restart="checkpoint")]
-
-
 def static_memory(case: Case) -> list[Finding]:
     """Even the slowest units forget long before the need, from the biases alone, before step 1."""
     need = case.shown_need
@@ -129,10 +112,10 @@ def static_memory(case: Case) -> list[Finding]:
 
 
 def vanishing_through_depth(case: Case) -> list[Finding]:
-    """Little of the gradient at the last layer gets down to the first."""
+    """Little of the gradient at the last layer gets down to the first, before training or during most of it."""
     layers = case.evidence.layers
     shares = case.values(f"grad_depth/{layers[0]}") if len(layers) > 1 else []
-    share = median(shares)
+    share = min(median(shares), *shares[:1]) if shares else math.nan
     if len(shares) < CONFIRMATIONS or not share < DEPTH_SHARE:
         return []
     message = f"of the gradient at {layers[-1]}, {share:.1g} arrives at {layers[0]}, {len(layers) - 1} layers below"

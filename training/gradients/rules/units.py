@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from training.gradients.rules.case import Case
-from training.gradients.rules.remedies import longer_memory, usual_rate
+from training.gradients.rules.remedies import (
+    GATED,
+    GOOD_RATE,
+    PLAIN,
+    TORCH_REACH,
+    is_badly_scaled,
+    longer_memory,
+    usual_rate,
+)
 from training.gradients.rules.thresholds import CONFIRMATIONS, MOST_UNITS
 from training.gradients.verdict import Finding, Remedy
 
@@ -86,14 +94,18 @@ def _dead(case: Case) -> list[Finding]:
 
 
 def _unstick(case: Case) -> list[Remedy]:
-    settings = dict(usual_rate(case))
+    rate = case.setting("optimizer.learning_rate") or GOOD_RATE
+    settings = dict(usual_rate(case)) if rate > 2 * GOOD_RATE or case.setting("optimizer.name") in PLAIN else {}
     for key in ("model.forget_bias", "model.init_gain"):
         if case.setting(key) is not None:
             settings[key] = None
-    if case.setting("model.scaler") == "none":
+    if case.setting("model.scaler") == "none" and is_badly_scaled(case):
         settings["model.scaler"] = "standard"
-    settings["model.initialization"] = "forget_bias" if case.setting("model.architecture") == "lstm" else "orthogonal"
     need = case.shown_need
+    if case.setting("model.architecture") not in GATED:
+        settings["model.initialization"] = "orthogonal"
+    else:
+        settings["model.initialization"] = "chrono" if need is not None and need.steps > TORCH_REACH else "forget_bias"
     first = Remedy(why="gates and states that start where they can move", set=settings)
     return [first, *(longer_memory(case, need.steps)[:1] if need else ())]
 
