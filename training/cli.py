@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "diagnose": "verdict, evidence and remedies of a run, running or finished",
     "forecast": "batch forecast from a file with a registered model or a bundle directory",
     "backtest": "rolling-origin evaluation of a config or a registered model, beside the baselines",
+    "tune": "search over a config's space, unhealthy trials pruned",
     "validate": "audit a data file: fixes are offered, not made",
     "models": "list, show, promote or roll back registered models",
     "gradcheck": "autograd against hand-derived backpropagation and finite differences",
@@ -30,6 +31,7 @@ VERBS: dict[str, str] = {
 EXIT_DONE, EXIT_ENVIRONMENT, EXIT_INPUT, EXIT_NUMERICAL, EXIT_UNHEALTHY, EXIT_STOPPED = 0, 1, 2, 3, 4, 130
 EXIT_CODES: dict[str, int] = {
     "tracking_unavailable": EXIT_ENVIRONMENT,
+    "study_unavailable": EXIT_ENVIRONMENT,
     "non_finite": EXIT_NUMERICAL,
 }
 

@@ -90,6 +90,12 @@ class TrackingError(GradcastError):
     code = "tracking_unavailable"
 
 
+class StudyError(GradcastError):
+    """The database of a search's studies did not answer."""
+
+    code = "study_unavailable"
+
+
 class ModelNotFoundError(GradcastError):
     """A model name, version or alias that the registry does not hold."""
 

@@ -268,8 +268,18 @@ def build_fit(
     tracker: Tracker,
     progress: FitProgress,
     stop_requested: Callable[[], bool] = lambda: False,
+    watch: Callable[[Judge], Callable[[FitState], bool]] = build_watch,
 ) -> tuple[Fit, Judge]:
-    """Put data, network, loss and instruments together into a fit, and the judge of it beside them."""
+    """Put data, network, loss and instruments together into a fit, and the judge of it beside them.
+
+    Args:
+        prepared: Data and network.
+        run: Where checkpoints go.
+        tracker: Where metrics go.
+        progress: What the user sees of the fit.
+        stop_requested: Asked after every step.
+        watch: Makes of the judge what is asked after every check; what it raises ends the fit.
+    """
     config, store = prepared.config, prepared.store
     windows = TrainingWindows(store, prepared.splits)
     validation = validation_cutoffs(prepared.splits, MAX_VALIDATION_WINDOWS)
@@ -282,7 +292,7 @@ def build_fit(
     judge = Judge(prepared, probe)
     fit = Fit(
         prepared.forecaster, data, loss, config.fit, config.optimizer, schedule, run.checkpoints, tracker, progress,
-        stop_requested, build_monitor(prepared, probe), build_watch(judge),
+        stop_requested, build_monitor(prepared, probe), watch(judge),
     )  # fmt: skip
     return fit, judge
 

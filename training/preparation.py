@@ -55,8 +55,12 @@ class Prepared:
         return self.forecaster.config.horizon
 
 
-def prepare(config: TrainingConfig) -> Prepared:
+def prepare(config: TrainingConfig, panel: Panel | None = None) -> Prepared:
     """Read the data, fill in the nulls, split, and build the network.
+
+    Args:
+        config: As the user wrote it.
+        panel: The data of `config.data`, where it has been read already.
 
     Raises:
         ConfigurationError: If no data file is named.
@@ -68,7 +72,8 @@ def prepare(config: TrainingConfig) -> Prepared:
         raise ConfigurationError(
             [Problem("config_missing", "data.path", "must name a data file.", "Give --data FILE.")]
         )
-    panel = load_panel(config.data, horizon=config.model.horizon or 0)
+    if panel is None:
+        panel = load_panel(config.data, horizon=config.model.horizon or 0)
     config, notes, need = resolve_choices(config, panel)
     horizon, context_length = config.model.horizon, config.model.context_length
     assert horizon is not None
