@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from optuna import Study
 from optuna.exceptions import OptunaError
-from optuna.importance import get_param_importances
 from optuna.trial import TrialState
 
 from training.plots import BLUE, FAINT, GREEN, GRID, INK, VERMILION, build_figure, legend_on_top, style_axis
@@ -47,6 +46,9 @@ def importances(study: Study) -> dict[str, float]:
     complete = [trial for trial in counted_trials(study) if trial.state == TrialState.COMPLETE]
     if len(complete) < MIN_TRIALS_FOR_IMPORTANCE:
         return {}
+    # scikit-learn comes with it: seconds that a search of a few trials need not wait for.
+    from optuna.importance import get_param_importances
+
     try:
         return {key: float(share) for key, share in get_param_importances(study).items()}
     except (OptunaError, ValueError, RuntimeError):
