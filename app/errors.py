@@ -63,6 +63,7 @@ SERIES_PROBLEMS: Mapping[str, str] = {
     "timestamps_invalid": "start or ds cannot be read as timestamps of the model's kind.",
     "timestamps_unordered": "ds must increase strictly.",
     "length_mismatch": "An array's length does not fit y and the horizon.",
+    "target_missing": "y has a gap, and the model was trained with data.fill: error.",
     "frequency_mismatch": "freq, or the spacing of ds, differs from the model's.",
     "value_out_of_range": "A number is beyond what float32 holds.",
     "covariate_missing": "A covariate the model reads is not given.",
@@ -75,7 +76,7 @@ SERIES_PROBLEMS: Mapping[str, str] = {
 
 WARNINGS: Mapping[str, str] = {
     "context_short": "Fewer observations than context_length: the start of the window is empty.",
-    "context_missing": "Values inside the context are missing and shown to the network as such.",
+    "context_missing": "Values inside the context are missing: shown to the network as such, or filled as in training.",
     "covariate_gaps": "A covariate has missing values; the last known one was carried on.",
     "category_unknown": "A category was never seen in training and reads as none.",
 }

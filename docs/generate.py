@@ -35,6 +35,7 @@ def render_pages() -> dict[str, str]:
 
 def render_rules() -> str:
     """Rules in the order in which one explains the other, and every threshold."""
+    from training.checks import CHECKS
     from training.gradients.conclusion import RULES
     from training.gradients.rules import thresholds
 
@@ -48,6 +49,8 @@ def render_rules() -> str:
     lines = [
         "# Rules", "", "What each means and what to do: [guide](../gradients.md). The first that is a fault names the verdict.",
         "", "| rule | verdict | fires when |", "|---|---|---|", *rows, "",
+        "## Checks", "", "What a backtest says beside its scores; no verdict rests on them.", "",
+        "| code | means |", "|---|---|", *(f"| `{code}` | {meaning} |" for code, meaning in CHECKS.items()), "",
         "## Thresholds", "", "With their sources in `training/gradients/rules/thresholds.py`.", "",
         "| threshold | value |", "|---|---|", *values,
     ]  # fmt: skip

@@ -31,7 +31,9 @@ from models.errors import BundleError, GradcastError
 from models.forecaster import Forecaster, ForecastInputs
 from models.registry import build_forecaster
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# Version 1 knew neither `fill` nor `calibration`, nor conformal networks: it is read with their defaults.
+READABLE_VERSIONS = (1, 2)
 WEIGHTS, MANIFEST, GOLDEN, CONTEXT = "weights.safetensors", "bundle.json", "golden.json", "context.parquet"
 ALLOWED_FILES = frozenset({WEIGHTS, MANIFEST, GOLDEN, CONTEXT})
 MAX_MANIFEST_BYTES = 64 * 2**20
@@ -44,7 +46,7 @@ class BundleManifest(BaseModel):
     """The content of `bundle.json`.
 
     Attributes:
-        schema_version: Layout of the bundle; another one is refused.
+        schema_version: Layout of the bundle; an unknown one is refused.
         network: Architecture and sizes.
         columns: Names and roles of the inputs.
         target: Name of the forecast column in the user's data.
@@ -52,6 +54,12 @@ class BundleManifest(BaseModel):
         season_length: Steps per season.
         time_kind: Whether time is a datetime or an integer.
         timezone: Zone of the training timestamps, or None if they had none.
+        fill: How missing targets were filled in training, and are when it is served.
+        irregular: What is done with rows at irregular times: `error`, or `resample` to the mean of each step.
+        calibration: What conformal calibration rests on; empty without one.
+        final_fit_steps: Steps of the fit on all rows after selection; None without one. The metrics are then those of the
+            fit that was selected.
+        warm_start: Registered version that the weights started from, `name/version`; None from scratch.
         metrics: Backtest metrics by `part/metric`.
         baselines: The same for every baseline.
         gradient: Verdict, reach, need and findings.
@@ -72,6 +80,11 @@ class BundleManifest(BaseModel):
     season_length: int = Field(default=1, ge=1)
     time_kind: str = Field(default="datetime", pattern="^(datetime|integer)$")
     timezone: str | None = None
+    fill: str = Field(default="mask", pattern="^(mask|ffill|linear|zero|error)$")
+    irregular: str = Field(default="error", pattern="^(error|resample)$")
+    calibration: dict[str, Any] = Field(default_factory=dict)
+    final_fit_steps: int | None = Field(default=None, ge=1)
+    warm_start: str | None = None
     metrics: dict[str, float | None] = Field(default_factory=dict)
     baselines: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     gradient: dict[str, Any] = Field(default_factory=dict)
@@ -172,10 +185,10 @@ def read_manifest(directory: Path) -> BundleManifest:
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(str(path), "a readable JSON document", type(error).__name__) from None
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in READABLE_VERSIONS:
         raise BundleError(
             f"{path}: schema_version",
-            f"{SCHEMA_VERSION}",
+            " or ".join(map(str, READABLE_VERSIONS)),
             repr(version)[:40],
             "Use the gradcast version that wrote it.",
         )

@@ -17,6 +17,7 @@ class Columns(BaseModel):
         stat_exog: Covariates that are constant over a series.
         categories: Vocabulary per categorical column, in the order of the 0/1 columns.
         calendar: Features computed from the timestamp, known for past and future.
+        holidays: Names of public holidays by ISO date, by place; read by the calendar features `holiday_PLACE`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,6 +27,7 @@ class Columns(BaseModel):
     stat_exog: tuple[str, ...] = ()
     categories: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     calendar: tuple[str, ...] = ()
+    holidays: dict[str, dict[str, str]] = Field(default_factory=dict)
 
     def _expanded(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(

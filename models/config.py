@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 ScalerName = Literal["standard", "mean_abs", "robust", "last", "revin", "none"]
 InitializationName = Literal["torch", "orthogonal", "forget_bias", "chrono", "identity"]
 HeadName = Literal["point", "quantile"]
+ConformalName = Literal["none", "split"]
 DecoderName = Literal["direct"]
 MAX_QUANTILE_LEVELS = 99
 
@@ -25,7 +26,8 @@ class NetworkConfig(BaseModel):
         num_static_covariates: Channels constant over a series (S).
         scaler: Per-window scaling of `y`.
         head: `point` forecasts one value a step, `quantile` one per level.
-        quantile_levels: Increasing probabilities in (0, 1); used by the quantile head.
+        quantile_levels: Increasing probabilities in (0, 1); used by the quantile head and by conformal calibration.
+        conformal: `split` shifts every quantile, step by step, by what held-out errors ask for; see `models.conformal`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -38,12 +40,13 @@ class NetworkConfig(BaseModel):
     scaler: ScalerName = "standard"
     head: HeadName = "quantile"
     quantile_levels: tuple[float, ...] = Field(default=(0.1, 0.25, 0.5, 0.75, 0.9), max_length=MAX_QUANTILE_LEVELS)
+    conformal: ConformalName = "none"
 
     @model_validator(mode="after")
     def _levels_increase(self) -> Self:
         levels = self.quantile_levels
-        if self.head == "quantile" and not levels:
-            raise ValueError("quantile_levels must name at least one level for the quantile head")
+        if (self.head == "quantile" or self.conformal != "none") and not levels:
+            raise ValueError("quantile_levels must name at least one level for the quantile head or conformal intervals")
         if any(not 0.0 < level < 1.0 for level in levels) or any(a >= b for a, b in itertools.pairwise(levels)):
             raise ValueError("quantile_levels must be increasing and lie strictly between 0 and 1")
         if self.num_past_covariates < self.num_future_covariates:
@@ -51,9 +54,14 @@ class NetworkConfig(BaseModel):
         return self
 
     @property
-    def output_levels(self) -> tuple[float, ...]:
-        """Levels along Q of the forecast; the point head is the median (the minimiser of absolute error)."""
+    def network_levels(self) -> tuple[float, ...]:
+        """Levels the network itself puts out; the point head is the median (the minimiser of absolute error)."""
         return self.quantile_levels if self.head == "quantile" else (0.5,)
+
+    @property
+    def output_levels(self) -> tuple[float, ...]:
+        """Levels along Q of the forecast: conformal calibration gives a point quantiles too."""
+        return self.quantile_levels if self.conformal != "none" else self.network_levels
 
 
 class LinearConfig(NetworkConfig):

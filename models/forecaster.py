@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from models.config import GRUConfig, LSTMConfig, NetworkConfig, RNNConfig
+from models.conformal import build_calibration
 from models.decoders import DirectDecoder
 from models.errors import ShapeError
 from models.heads import build_head
@@ -77,6 +78,7 @@ class Forecaster(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.scaler = build_scaler(config.scaler)
+        self.calibration = build_calibration(config)
         self.register_buffer("past_loc", torch.zeros(config.num_past_covariates))
         self.register_buffer("past_scale", torch.ones(config.num_past_covariates))
         self.register_buffer("static_loc", torch.zeros(config.num_static_covariates))
@@ -103,7 +105,9 @@ class Forecaster(nn.Module, ABC):
             ShapeError: If a tensor does not fit the configuration.
         """
         forecast = self.forward_scaled(inputs)
-        return inverse(forecast.prediction, forecast.loc, forecast.scale)
+        quantiles = inverse(forecast.prediction, forecast.loc, forecast.scale)
+        calibrated: Tensor = self.calibration(quantiles, forecast.scale)
+        return calibrated
 
     def forward_scaled(self, inputs: ForecastInputs, truncation_steps: int | None = None) -> ScaledForecast:
         """Forecast in units of each window's scale around its level: what the loss compares.

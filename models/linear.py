@@ -27,7 +27,7 @@ class LinearForecaster(Forecaster):
 
     def __init__(self, config: LinearConfig) -> None:
         super().__init__(config)
-        self.num_levels = len(config.output_levels)
+        self.num_levels = len(config.network_levels)
         self.decoder = nn.Linear(config.context_length, config.horizon * self.num_levels)
         # Like the mean of the window, so that training starts from a sensible forecast.
         nn.init.constant_(self.decoder.weight, 1.0 / config.context_length)
@@ -41,7 +41,7 @@ class LinearForecaster(Forecaster):
         if self.covariates is not None:
             static = inputs.static_covariates[:, None].expand(-1, self.config.horizon, -1)
             raw = raw + self.covariates(torch.cat((inputs.future_covariates, static), dim=-1))
-        return non_crossing(raw, center_index(self.config.output_levels))
+        return non_crossing(raw, center_index(self.config.network_levels))
 
     def layers(self) -> dict[str, nn.Module]:
         """`decoder`, and `covariates` if there are any."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +16,15 @@ from torch import Tensor
 
 from models.errors import GradcastError
 from training import metrics
-from training.backtest_tables import forecast_table, format_backtest, per_series_table
+from training.backtest_tables import forecast_table, per_horizon_table, per_series_table
 from training.baselines import BASELINES, naive, seasonal_naive
 from training.data.panel import Panel
 from training.data.splits import Splits
 from training.data.windows import WindowStore
+from training.diebold_mariano import DieboldMariano, diebold_mariano, origin_losses
 from training.errors import DataError, Problem
+from training.intermittent import Demand, intermittent_scores, measure_demand
+from training.interval_metrics import interval_scores
 from training.linear_baseline import LinearBaseline, fit_linear
 from training.metrics import SeasonalScale
 from training.origins import Origins, target_rows
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["BacktestError", "BacktestResult", "format_backtest", "median_of", "run_backtest"]
 WINDOWS_PER_BATCH = 512
 Predict = Callable[[Tensor, Tensor], Tensor]
 Progress = Callable[[int, int], None]
@@ -49,6 +51,8 @@ class BacktestResult:
         quantiles: Forecast quantiles in the unit of y.
         baseline_forecasts: Point forecasts per baseline.
         scale: Denominators of MASE and RMSSE per series of the panel, measured on training rows.
+        demand: How intermittent every series of the panel is, measured on training rows.
+        baseline_quantiles: Forecast quantiles of the baselines that have some, at the same levels.
     """
 
     panel: Panel
@@ -59,6 +63,8 @@ class BacktestResult:
     quantiles: Float[np.ndarray, "W H Q"]
     baseline_forecasts: dict[str, Float[np.ndarray, "W H"]]
     scale: SeasonalScale = field(repr=False)
+    demand: Demand = field(repr=False)
+    baseline_quantiles: dict[str, Float[np.ndarray, "W H Q"]] = field(default_factory=dict)
 
     @cached_property
     def point(self) -> Float[np.ndarray, "W H"]:
@@ -67,27 +73,39 @@ class BacktestResult:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """Scores of the network: mae, rmse, smape, mase, rmsse, wql, crps and one coverage per central interval.
+        """Scores of the network: mae, rmse, smape, mase, rmsse, wql, crps; coverage, width and msis per interval.
 
-        `mae`, `rmse`, `crps` have the unit of y, `smape` is 0 to 200, coverages are shares; NaN where undefined.
+        Where a forecast series is intermittent, its own scores too. `mae`, `rmse`, `crps` and widths have the unit of y,
+        `smape` is 0 to 200, coverages are shares; NaN where undefined.
         """
-        scores = self.point_scores(self.point)
-        scores["wql"] = metrics.wql(self.y, self.quantiles, self.quantile_levels, self.observed)
-        scores["crps"] = metrics.crps(self.y, self.quantiles, self.quantile_levels, self.observed)
-        for percent, (lower, upper) in metrics.central_intervals(self.quantile_levels).items():
-            inside = metrics.coverage(self.y, self.quantiles[..., lower], self.quantiles[..., upper], self.observed)
-            scores[f"coverage_{percent}"] = inside
-        return scores
+        return self._scores(self.point, self.quantiles)
 
     @cached_property
     def baselines(self) -> dict[str, dict[str, float]]:
-        """Scores per baseline. Its one forecast stands for every quantile: wql is sum|e| / sum|y|, crps the MAE."""
-        size = metrics.absolute_mean(self.y, self.observed)
-        scored = {name: self.point_scores(forecast) for name, forecast in self.baseline_forecasts.items()}
-        for scores in scored.values():
-            scores["wql"] = scores["mae"] / size if size > 0.0 else float("nan")
-            scores["crps"] = scores["mae"]
-        return scored
+        """Scores per baseline. One without quantiles stands for all of them: wql is sum|e| / sum|y|, crps the MAE."""
+        return {
+            name: self._scores(forecast, self.baseline_quantiles.get(name))
+            for name, forecast in self.baseline_forecasts.items()
+        }
+
+    @cached_property
+    def tests(self) -> dict[str, DieboldMariano]:
+        """Per baseline, whether the network's absolute errors differ from its own by more than chance."""
+        scale = self.scale.absolute[self.origins.series][:, None]
+        # Series without a scale cannot be averaged with others; where none has one, errors count as they are.
+        usable = np.isfinite(scale) if np.isfinite(scale).any() else np.ones_like(scale, dtype=np.bool_)
+        unit = np.where(np.isfinite(scale), scale, 1.0)
+        mask = self.observed & usable
+
+        def losses(forecast: Float[np.ndarray, "W H"]) -> Float[np.ndarray, " n"]:
+            terms = np.where(mask, np.abs(np.subtract(self.y, forecast, dtype=np.float64)) / unit, 0.0)
+            return origin_losses(terms, mask, self.origins.num_later)
+
+        own = losses(self.point)
+        return {
+            name: diebold_mariano(own - losses(forecast), self.origins.overlap)
+            for name, forecast in self.baseline_forecasts.items()
+        }
 
     @property
     def num_scored_series(self) -> int:
@@ -110,9 +128,30 @@ class BacktestResult:
             "rmsse": metrics.rmsse(y, forecast, series, self.scale, mask),
         }
 
+    def _scores(
+        self, point: Float[np.ndarray, "W H"], quantiles: Float[np.ndarray, "W H Q"] | None
+    ) -> dict[str, float]:
+        y, mask, levels, series = self.y, self.observed, self.quantile_levels, self.origins.series
+        scores = self.point_scores(point)
+        if quantiles is None:
+            size = metrics.absolute_mean(y, mask)
+            scores["wql"] = scores["mae"] / size if size > 0.0 else float("nan")
+            scores["crps"] = scores["mae"]
+        else:
+            scores["wql"] = metrics.wql(y, quantiles, levels, mask)
+            scores["crps"] = metrics.crps(y, quantiles, levels, mask)
+            scores |= interval_scores(y, quantiles, levels, series, self.scale, mask)
+        every = np.repeat(point[..., None], len(levels), axis=-1) if quantiles is None else quantiles
+        return scores | intermittent_scores(y, point, every, levels, series, self.demand, mask)
+
     def per_series_metrics(self) -> pd.DataFrame:
         """Scores of every series: `unique_id, num_windows, num_targets, mae, rmse, smape, mase, rmsse, wql`."""
         frame: pd.DataFrame = per_series_table(self).to_pandas()
+        return frame
+
+    def per_horizon_metrics(self) -> pd.DataFrame:
+        """Scores of every step ahead: `step, num_targets, mae, rmse, mase, wql`, coverages, and MAE per baseline."""
+        frame: pd.DataFrame = per_horizon_table(self).to_pandas()
         return frame
 
     def to_table(self) -> pa.Table:
@@ -125,15 +164,19 @@ class BacktestResult:
         return frame
 
     def write_parquet(self, path: Path) -> None:
-        """Write `to_table` to a parquet file, whole or not at all.
+        """Write the forecasts, and beside them the scores per series and per step ahead.
 
         Args:
-            path: File to create or replace; its folder is created.
+            path: File of the forecasts, such as `test.parquet`; the others are `test_per_series.parquet` and
+                `test_per_horizon.parquet`. Each appears whole or not at all; their folder is created.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        parquet.write_table(self.to_table(), partial, compression="zstd")
-        partial.replace(path)
+        tables = {"": self.to_table(), "_per_series": per_series_table(self), "_per_horizon": per_horizon_table(self)}
+        for ending, table in tables.items():
+            target = path.with_name(f"{path.stem}{ending}{path.suffix}")
+            partial = target.with_name(f".{target.name}.partial")
+            parquet.write_table(table, partial, compression="zstd")
+            partial.replace(target)
 
 
 def median_of(quantiles: Float[np.ndarray, "W H Q"], levels: Sequence[float]) -> Float[np.ndarray, "W H"]:
@@ -196,6 +239,37 @@ def run_backtest(
         scale=metrics.seasonal_scale(
             panel.values, panel.observed, panel.offsets, splits.train_end, panel.season_length
         ),
+        demand=measure_demand(panel.values, panel.observed, panel.offsets, splits.train_end),
+    )
+
+
+def join_backtests(results: Sequence[BacktestResult]) -> BacktestResult:
+    """One result of several that forecast different origins of the same series, oldest origins first.
+
+    Scales and demand are those of the first: rows that it did not know move no denominator.
+    """
+    first = results[0]
+    series, cutoff, num_later = (
+        np.concatenate([getattr(result.origins, name) for result in results])
+        for name in ("series", "cutoff", "num_later")
+    )
+    order = np.lexsort((cutoff, series))
+
+    def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts)[order]
+
+    return replace(
+        first,
+        origins=replace(first.origins, series=series[order], cutoff=cutoff[order], num_later=num_later[order]),
+        y=joined([result.y for result in results]),
+        observed=joined([result.observed for result in results]),
+        quantiles=joined([result.quantiles for result in results]),
+        baseline_forecasts={
+            name: joined([result.baseline_forecasts[name] for result in results]) for name in first.baseline_forecasts
+        },
+        baseline_quantiles={
+            name: joined([result.baseline_quantiles[name] for result in results]) for name in first.baseline_quantiles
+        },
     )
 
 

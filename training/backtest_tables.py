@@ -1,8 +1,7 @@
-"""A backtest as tables: arrow for files and frames, text for a terminal. Built whole, never window by window."""
+"""A backtest as arrow tables, for files and frames. Built whole, never window by window."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +12,6 @@ from training import metrics
 
 if TYPE_CHECKING:
     from training.backtest import BacktestResult
-
-UNITS = {"smape": "0-200", "mase": "1", "rmsse": "1", "wql": "1"}
 
 
 def forecast_table(result: BacktestResult) -> pa.Table:
@@ -60,6 +57,30 @@ def per_series_table(result: BacktestResult) -> pa.Table:
     return pa.table({"unique_id": _ids(result, shown)} | {name: values[shown] for name, values in scores.items()})
 
 
+def per_horizon_table(result: BacktestResult) -> pa.Table:
+    """One row per step ahead: its real targets, scores, coverage per interval, and the MAE of every baseline."""
+    columns: dict[str, list[float]] = {}
+    for step in range(result.origins.horizon):
+        part = slice(step, step + 1)
+        y, mask, point, quantiles = (
+            result.y[:, part], result.observed[:, part], result.point[:, part], result.quantiles[:, part],
+        )  # fmt: skip
+        scores = {
+            "num_targets": int(mask.sum()),
+            "mae": metrics.mae(y, point, mask),
+            "rmse": metrics.rmse(y, point, mask),
+            "mase": metrics.mase(y, point, result.origins.series, result.scale, mask),
+            "wql": metrics.wql(y, quantiles, result.quantile_levels, mask),
+        }
+        for percent, (low, high) in metrics.central_intervals(result.quantile_levels).items():
+            scores[f"coverage_{percent}"] = metrics.coverage(y, quantiles[..., low], quantiles[..., high], mask)
+        for name, forecast in result.baseline_forecasts.items():
+            scores[f"{name}_mae"] = metrics.mae(y, forecast[:, part], mask)
+        for name, value in scores.items():
+            columns.setdefault(name, []).append(value)
+    return pa.table({"step": np.arange(1, result.origins.horizon + 1)} | columns)
+
+
 def _ids(result: BacktestResult, series: Integer[np.ndarray, " rows"]) -> pa.Array:
     return pa.array(result.panel.ids, pa.string()).take(pa.array(series))
 
@@ -89,103 +110,3 @@ def _arrow_times(times: Any) -> pa.Array:
         return pa.array(times)
     utc = pa.array(times.tz_convert(None).to_numpy())
     return utc.cast(pa.timestamp(utc.type.unit, tz=pa.lib.tzinfo_to_string(times.tz)))
-
-
-def format_backtest(result: BacktestResult, digits: int = 3, model_name: str = "model") -> str:
-    """The scores as a text table: the network beside the baselines, the best of each column starred, units named.
-
-    Args:
-        result: What to show.
-        digits: Decimals of the dimensionless scores; columns of large numbers get fewer.
-        model_name: What to call the network.
-
-    Returns:
-        Lines without a trailing newline. The last line says how the network compares with the best baseline.
-    """
-    scores = {model_name: result.metrics} | result.baselines
-    names = list(result.metrics)
-    best = {name: _best(scores, name) for name in names}
-    decimals = {name: _decimals(scores, name, digits) for name in names}
-    cells = [["", *names], ["", *(_unit(name) for name in names)]]
-    for row, values in scores.items():
-        cells.append([row, *(_cell(values.get(name), row in best[name], decimals[name]) for name in names)])
-    widths = [max(len(line[k]) for line in cells) for k in range(len(cells[0]))]
-    lines = [
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-        for line in cells
-    ]
-    rule = "-" * len(lines[0])
-    return "\n".join(
-        line.rstrip()
-        for line in [
-            _headline(result),
-            "",
-            *lines[:2],
-            rule,
-            *lines[2:],
-            rule,
-            _legend(result),
-            _verdict(result, model_name),
-        ]
-    )
-
-
-def _best(scores: Mapping[str, Mapping[str, float]], metric: str) -> set[str]:
-    """Rows with the lowest value; no winner where only the network is scored or nobody has a number."""
-    values = {row: value[metric] for row, value in scores.items() if np.isfinite(value.get(metric, np.nan))}
-    if len(values) < 2 or metric.startswith("coverage_"):
-        return set()
-    return {row for row, value in values.items() if value == min(values.values())}
-
-
-def _unit(metric: str) -> str:
-    if metric.startswith("coverage_"):
-        return f"want {float(metric.removeprefix('coverage_')) / 100.0:g}"
-    return UNITS.get(metric, "unit of y")
-
-
-def _decimals(scores: Mapping[str, Mapping[str, float]], metric: str, digits: int) -> int:
-    """Decimals of a column: all of them below 10, fewer as the numbers grow."""
-    largest = max((abs(v[metric]) for v in scores.values() if np.isfinite(v.get(metric, np.nan))), default=0.0)
-    return digits if largest < 10.0 else max(digits + 2 - len(str(int(largest))), 0)
-
-
-def _cell(value: float | None, is_best: bool, decimals: int) -> str:
-    if value is None or not np.isfinite(value):
-        return ("-" if value is None else "undefined") + " "
-    return f"{value:,.{decimals}f}" + ("*" if is_best else " ")
-
-
-def _headline(result: BacktestResult) -> str:
-    origins = result.origins
-    series = len(np.unique(origins.series))
-    return (
-        f"{origins.part}: {_count(len(origins), 'window')} of {series:,} series, horizon {origins.horizon} steps of "
-        f"{result.panel.freq}, every {origins.step_size} steps; {int(result.observed.sum()):,} targets scored, "
-        f"{int((~result.observed).sum()):,} missing; y = {result.panel.target}"
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _legend(result: BacktestResult) -> str:
-    season = result.panel.season_length
-    text = f"* best of its column; mase, rmsse: 1 = seasonal naive of {season} steps in the training rows"
-    skipped = result.num_skipped_series
-    return text + (f"; {skipped:,} series without a scale skipped there" if skipped else "")
-
-
-def _verdict(result: BacktestResult, model_name: str) -> str:
-    metric = "mase" if np.isfinite(result.metrics["mase"]) else "mae"
-    rivals = {name: scores[metric] for name, scores in result.baselines.items() if scores[metric] > 0.0}
-    own = result.metrics[metric]
-    if not rivals or not np.isfinite(own):
-        return f"{model_name}: {metric} {own:.3f}, nothing to compare with"
-    rival = min(rivals, key=rivals.__getitem__)
-    change = 100.0 * (own / rivals[rival] - 1.0)
-    word = "below" if change < 0 else "above"
-    return (
-        f"{model_name}: {metric} {own:.3f}, {abs(change):.1f} % {word} the best baseline ({rival} {rivals[rival]:.3f})"
-    )

@@ -63,6 +63,13 @@ def resolve_choices(config: TrainingConfig, panel: Panel) -> Choices:
     return Choices(chosen.config(), tuple(chosen.notes), need)
 
 
+def choose_horizon(config: TrainingConfig, panel: Panel) -> int:
+    """The horizon that `resolve_choices` would use."""
+    if config.model.horizon is not None:
+        return config.model.horizon
+    return _horizon(panel, config.data.season_length or panel.season_length, config.data.test_size)[0]
+
+
 class _Chosen:
     """What has been chosen so far; keys that the user set are not chosen."""
 

@@ -10,12 +10,13 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from models.config import DecoderName, HeadName, InitializationName, ScalerName
+from models.config import ConformalName, DecoderName, HeadName, InitializationName, ScalerName
 from training.errors import ConfigurationError, Problem
 
 ArchitectureName = Literal["linear", "rnn", "gru", "lstm"]
 DataFormat = Literal["auto", "long", "wide", "tsf"]
 FillPolicy = Literal["mask", "ffill", "linear", "zero", "error"]
+IrregularPolicy = Literal["error", "resample"]
 OptimizerName = Literal["sgd", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "radam"]
 ScheduleName = Literal["constant", "cosine", "one_cycle", "plateau"]
 LossName = Literal["auto", "quantile", "mae", "mse", "huber"]
@@ -56,14 +57,27 @@ class DataConfig(_Section):
     """Covariates constant over a series."""
     calendar: Literal["auto", "none"] | tuple[str, ...] = "auto"
     """Calendar features as sine and cosine: auto = those the frequency can show, none, or a list of names."""
+    holidays: tuple[str, ...] = ()
+    """Public holidays as a known-future flag: country codes such as US or DE, with a subdivision as in US-CA."""
     fill: FillPolicy = "mask"
     """Missing targets: mask (shown to the network as missing), ffill, linear, zero, or error."""
+    irregular: IrregularPolicy = "error"
+    """Timestamps off the grid: error, or resample to the mean of each step of data.freq."""
     val_size: int | None = Field(default=None, ge=1)
     """Validation steps before the test steps of every series; null = a tenth of the series, at least one horizon."""
     test_size: int = Field(default=0, ge=0)
     """Test steps at the end of every series, never trained on nor selected on."""
     keep_context: bool = True
     """Keep the last context_length rows of each series in the bundle, to forecast a known series by name alone."""
+
+    @field_validator("holidays", mode="before")
+    @classmethod
+    def _one_place_is_a_list(cls, value: Any) -> Any:
+        # YAML 1.1 reads Norway's code as false.
+        places = ["NO" if place is False else place for place in (value if isinstance(value, list | tuple) else [value])]
+        if len(set(places)) < len(places):
+            raise ValueError("names a place twice")
+        return places
 
     @field_validator("calendar")
     @classmethod
@@ -105,6 +119,9 @@ class ModelConfig(_Section):
     """Output per step: point or quantile."""
     quantile_levels: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
     """Levels of the quantile head, increasing, in (0, 1)."""
+
+    conformal: ConformalName = "none"
+    """Calibrate the quantiles on validation errors, per step ahead: none or split (a point head gets quantiles by it)."""
 
     @field_validator("quantile_levels")
     @classmethod
@@ -152,6 +169,10 @@ class FitConfig(_Section):
     """Smallest decrease of the validation loss that counts as improvement."""
     tbptt_steps: int | None = Field(default=None, ge=1)
     """Truncate backpropagation this many steps before the forecast origin; null = whole context."""
+    final: bool = False
+    """After selection, fit once more on training, validation and test rows for the chosen steps; that network is kept."""
+    warm_start: str | None = Field(default=None, min_length=1, max_length=512)
+    """Registered version whose weights and network to start from: name, name@alias or name/version."""
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of everything random."""
     precision: Literal["float32", "bfloat16", "float64"] = "float32"

@@ -14,6 +14,8 @@ from training.threads import one_thread
 
 # A need is looked for beyond what is likely to be chosen, or the answer would be known beforehand.
 SEASONS_BACK, HORIZONS_BACK = 2, 4
+# Where season, horizon and context are short, a need may still lie this far back.
+MIN_LAG = 96
 # The regression grows with the cube of it: about two seconds on one core.
 MAX_LAG = 1500
 # Where nothing can be estimated: nothing is known to pay.
@@ -43,15 +45,15 @@ def find_need(config: TrainingConfig, panel: Panel) -> Need | None:
         splits = build_splits(panel, horizon, config.data.val_size, config.data.test_size)
         with one_thread():
             windows = need_windows(panel, splits, longest_lag(panel, season, horizon, model.context_length), horizon)
-            return estimate_need(windows, season, seed=config.fit.seed)
+            return estimate_need(windows, season, seed=config.fit.seed, per_window=model.scaler != "none")
     except (DataError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]  # torch's own stubs hide it
         # Data too short to split is reported by the fit itself, in its own words; what remains is nothing to go by.
         return NO_NEED
 
 
 def longest_lag(panel: Panel, season: int, horizon: int, context: int | None) -> int:
-    """Longest need worth looking for: two seasons, four horizons, the context; at most half of the typical series."""
-    wanted = max(SEASONS_BACK * season, HORIZONS_BACK * horizon, context or 0)
+    """Longest need worth looking for: two seasons, four horizons, the context, MIN_LAG; at most half of a usual series."""
+    wanted = max(SEASONS_BACK * season, HORIZONS_BACK * horizon, context or 0, MIN_LAG)
     return max(min(wanted, int(np.median(panel.lengths)) // 2, MAX_LAG), 1)
 
 

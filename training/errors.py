@@ -70,6 +70,8 @@ class NumericalError(GradcastError):
     code = "non_finite"
     loss: float | None = None
     """Loss of the step, if it was computed."""
+    step: int = 0
+    """Update it would have been, or the last one done where validation broke."""
 
 
 class ForensicsError(GradcastError):

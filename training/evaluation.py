@@ -62,19 +62,20 @@ class Evaluation:
         return {part: self.run(part) for part in parts}
 
 
-def measure_outcome(result: BacktestResult, store: WindowStore, step: int) -> Outcome:
-    """Skill beside every forecast that learns nothing, the mean of the window among them.
+def measure_outcome(result: BacktestResult, prepared: Prepared, step: int) -> Outcome:
+    """Skill beside every forecast that learns nothing, the window's mean and the series' median among them.
 
     Args:
         result: Backtest on validation.
-        store: Where its contexts are.
+        prepared: Where its windows are.
         step: Update after which it was made.
 
     Returns:
         Errors as MASE, or as MAE where no series has a scale.
     """
     scores = {name: dict(values) for name, values in result.baselines.items()}
-    scores["mean"] = result.point_scores(_window_means(result, store))
+    scores["mean"] = result.point_scores(_window_means(result, prepared.store))
+    scores["median"] = result.point_scores(_training_medians(result, prepared))
     metric: Literal["mase", "mae"] = "mase" if math.isfinite(result.metrics["mase"]) else "mae"
     errors = {name: values[metric] for name, values in scores.items() if math.isfinite(values[metric])}
     return Outcome(metric=metric, val_error=result.metrics[metric], baseline_error=errors, step=step)
@@ -86,6 +87,17 @@ def _window_means(result: BacktestResult, store: WindowStore) -> Float[np.ndarra
     count = inputs.observed_mask.sum(dim=1).clamp(min=1)
     means = torch.where(inputs.observed_mask, inputs.context, 0.0).double().sum(dim=1) / count
     return np.repeat(means.cpu().numpy()[:, None], result.y.shape[1], axis=1)
+
+
+def _training_medians(result: BacktestResult, prepared: Prepared) -> Float[np.ndarray, "W H"]:
+    """The forecast with the smallest absolute error among those that know nothing but the series."""
+    panel, ends = prepared.panel, prepared.splits.train_end
+    medians = np.full(len(ends), np.nan)
+    for series in np.unique(np.asarray(result.origins.series)):
+        rows = slice(int(panel.offsets[series]), int(panel.offsets[series] + ends[series]))
+        values = np.asarray(panel.values[rows])[np.asarray(panel.observed[rows])]
+        medians[series] = np.median(values) if len(values) else np.nan
+    return np.repeat(medians[np.asarray(result.origins.series)][:, None], result.y.shape[1], axis=1)
 
 
 def predictor(forecaster: Forecaster, store: WindowStore) -> Callable[[Tensor, Tensor], Tensor]:

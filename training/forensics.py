@@ -169,7 +169,7 @@ def explain_non_finite(error: NumericalError, failed: FailedStep, directory: Pat
         parts = parts or [remedy]
         parts.append(f"The step could not be recorded: {str(trouble).splitlines()[0]}.")
     explained = NumericalError(error.where, error.contract, error.actual, " ".join(parts))
-    explained.loss = error.loss
+    explained.loss, explained.step = error.loss, failed.step
     return explained
 
 

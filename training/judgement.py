@@ -71,7 +71,7 @@ class Judge:
 
     def judge(self, state: FitState, backtests: Mapping[str, BacktestResult]) -> tuple[Verdict, Evidence]:
         """The verdict on a finished fit, with the best weights in the network."""
-        outcome = measure_outcome(backtests["val"], self.prepared.store, state.best_step)
+        outcome = measure_outcome(backtests["val"], self.prepared, state.best_step)
         evidence = self.gather(state, outcome)
         return conclude(evidence, state.readings), evidence
 
@@ -85,7 +85,7 @@ class Judge:
         network.eval()
         result = self.evaluation.run("val", WATCH_WINDOWS)
         network.train()
-        outcome = measure_outcome(result, self.prepared.store, state.step)
+        outcome = measure_outcome(result, self.prepared, state.step)
         evidence = self.gather(state, outcome)
         verdict = conclude(evidence, state.readings)
         # "Not learning" alone is what a network that learns slowly or abruptly looks like from the inside.
@@ -145,7 +145,8 @@ def build_monitor(prepared: Prepared, probe: Probe) -> GradientMonitor:
     if preset == "off" or not isinstance(network, RecurrentForecaster):
         return NOOP_MONITOR
     need = None if prepared.need is None else prepared.need.steps
-    return RecurrentMonitor(network, probe, preset, need, prepared.config.fit.tbptt_steps)
+    fit = prepared.config.fit
+    return RecurrentMonitor(network, probe, preset, need, fit.tbptt_steps, fit.max_steps)
 
 
 def build_watch(judge: Judge) -> Callable[[FitState], bool]:

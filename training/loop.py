@@ -186,6 +186,8 @@ class Fit:
         stop_requested: Asked after every step; True ends the fit with a checkpoint.
         monitor: Instruments beside the step.
         is_hopeless: Asked after every check; True ends the fit as if its budget were used up.
+        keep_start: Whether the weights at the start are a candidate too: a fit that goes on from trained weights then
+            never ends with worse ones.
     """
 
     def __init__(
@@ -202,10 +204,12 @@ class Fit:
         stop_requested: Callable[[], bool] = lambda: False,
         monitor: GradientMonitor = NOOP_MONITOR,
         is_hopeless: Callable[[FitState], bool] = lambda _state: False,
+        keep_start: bool = False,
     ) -> None:
         self.forecaster, self.data, self.loss_function, self.fit = forecaster, data, loss_function, fit
         self.schedule, self.directory, self.tracker, self.progress = schedule, directory, tracker, progress
         self.stop_requested, self.monitor, self.is_hopeless = stop_requested, monitor, is_hopeless
+        self.keep_start = keep_start
         self.device = next(forecaster.parameters()).device
         self.optimizer = build_optimizer(optimizer, forecaster.parameters(), self.device)
         self.rates = LearningRateSchedule(optimizer, fit.max_steps)
@@ -214,7 +218,6 @@ class Fit:
         self.generator = torch.Generator().manual_seed(fit.seed)
         self.state = FitState()
         self._recent: list[StepReading] = []
-        self._resumed_at = 0
 
     def run(self) -> FitState:
         """Train; afterwards the network holds the weights of the best validation loss.
@@ -228,8 +231,11 @@ class Fit:
         """
         self.forecaster.train()
         self.progress.start(self.fit.max_steps, self.state.step)
-        self._resumed_at = self.state.step
         try:
+            if self.state.step == 0 and self.monitor.is_due(0):
+                self._look(0)
+            if self.keep_start and self.state.step == 0:
+                self._check()
             while self.state.step < self.fit.max_steps and not self._patience_exhausted():
                 started = time.perf_counter()
                 self._step()

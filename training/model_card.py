@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from models.bundle import BundleManifest
 from training.gradients.verdict import Verdict
@@ -10,7 +10,9 @@ from training.gradients.verdict import Verdict
 SHOWN_METRICS = ("mae", "rmse", "mase", "wql", "coverage_80")
 
 
-def write_model_card(manifest: BundleManifest, verdict: Verdict, name: str, notes: tuple[str, ...]) -> str:
+def write_model_card(
+    manifest: BundleManifest, verdict: Verdict, name: str, notes: tuple[str, ...], checks: Sequence[str] = ()
+) -> str:
     """Markdown for people who find the model in the dashboard.
 
     Args:
@@ -18,6 +20,7 @@ def write_model_card(manifest: BundleManifest, verdict: Verdict, name: str, note
         verdict: What its gradients say.
         name: Its name in the registry.
         notes: What was chosen for the user.
+        checks: What else was found about data and forecasts.
     """
     network = manifest.network
     parts = [
@@ -28,9 +31,12 @@ def write_model_card(manifest: BundleManifest, verdict: Verdict, name: str, note
             f"{network.context_length} past steps of `{manifest.freq}` data; {manifest.num_series} series, "
             f"trained until {manifest.trained_until}."
         ),
+        _origin_sentences(manifest),
         _metrics_section(manifest),
         _columns_section(manifest),
     ]
+    if checks:
+        parts.append("## Checks\n" + "\n".join(f"- {check}" for check in checks))
     if notes:
         parts.append("## Chosen from the data\n" + "\n".join(f"- `{note}`" for note in notes))
     parts.append(
@@ -62,6 +68,18 @@ def _verdict_section(verdict: Verdict) -> str:
         lines.append(f"\nThe gradient reaches {verdict.reach_steps} steps back; the data pays back to {verdict.need_steps}.")
     lines.append("\nEvidence in figures and words: [report](artifact:gradients/report.html).")
     return "\n".join(lines)
+
+
+def _origin_sentences(manifest: BundleManifest) -> str:
+    sentences = []
+    if manifest.warm_start is not None:
+        sentences.append(f"Training started from the weights of `{manifest.warm_start}`.")
+    if manifest.final_fit_steps is not None:
+        sentences.append(
+            f"Final fit: trained once more on training, validation and test rows for the {manifest.final_fit_steps} steps that "
+            "were chosen. The scores below are those of the fit that chose them; this network has no rows left to be measured on."
+        )
+    return " ".join(sentences)
 
 
 def _metrics_section(manifest: BundleManifest) -> str:

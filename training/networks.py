@@ -40,6 +40,7 @@ def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
         "scaler": model.scaler,
         "head": model.head,
         "quantile_levels": model.quantile_levels,
+        "conformal": model.conformal,
     }
     if model.architecture == "linear":
         return description

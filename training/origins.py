@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,8 @@ class Origins:
         horizon: Steps forecast from each cutoff.
         step_size: Steps between the cutoffs of a series.
         part: Part of the data the targets lie in.
+        num_later: Origins that the part holds after each one in its series; equal numbers are one round of a rolling
+            evaluation.
     """
 
     series: Integer[np.ndarray, " W"]
@@ -32,9 +34,26 @@ class Origins:
     horizon: int
     step_size: int
     part: Part
+    num_later: Integer[np.ndarray, " W"]
 
     def __len__(self) -> int:
         return len(self.series)
+
+    @property
+    def overlap(self) -> int:
+        """Neighbouring origins of a series that share targets, itself included."""
+        return -(-self.horizon // self.step_size)
+
+    def select(self, chosen: Bool[np.ndarray, " W"]) -> Origins:
+        """The chosen windows alone."""
+        return replace(
+            self, series=self.series[chosen], cutoff=self.cutoff[chosen], num_later=self.num_later[chosen]
+        )
+
+    def rounds(self, size: int) -> list[Origins]:
+        """The windows in groups of `size` rounds, oldest first: what one fit forecasts before the next is made."""
+        number = (int(self.num_later.max()) - self.num_later) // size
+        return [self.select(number == k) for k in range(int(number.max()) + 1) if (number == k).any()]
 
 
 def build_origins(
@@ -77,15 +96,15 @@ def build_origins(
     steps_back = np.repeat(np.cumsum(count), count) - 1 - np.arange(count.sum())
     cutoff = stop[series] - horizon - step_size * steps_back
     known = cutoff > _first_observed(panel)[series]
-    series, cutoff = series[known], cutoff[known]
+    series, cutoff, steps_back = series[known], cutoff[known], steps_back[known]
     if not len(series):
         raise DataError(
             [Problem("no_history", f"{part} windows", "have no observed value before any of their origins.")]
         )
     if max_windows is not None and len(series) > max_windows:
         kept = np.linspace(0, len(series) - 1, max_windows).round().astype(np.int64)
-        series, cutoff = series[kept], cutoff[kept]
-    return Origins(series, cutoff, horizon, step_size, part)
+        series, cutoff, steps_back = series[kept], cutoff[kept], steps_back[kept]
+    return Origins(series, cutoff, horizon, step_size, part, steps_back)
 
 
 def _check_positive(**arguments: int | None) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from models.bundle import save_bundle
 from training.backtest import BacktestResult
 from training.checkpoint import LAST, read_checkpoint, restore_network
+from training.checks import Check, run_checks
 from training.config import TrainingConfig
+from training.conformal import CalibrationReport, calibrate
 from training.data.windows import TrainingWindows, validation_cutoffs
 from training.errors import NumericalError
 from training.evaluation import baseline_metrics, finite_metrics
+from training.final_fit import fit_on_all_rows
 from training.gradients.evidence import Evidence
 from training.gradients.schedule import logging_schedule, never
 from training.gradients.verdict import Finding, Remedy, Verdict
@@ -63,6 +66,7 @@ class TrainingResult:
         note: The run's description.
         model: The registered version, if it was registered.
         num_unsent: Events that wait for `gradcast sync`.
+        checks: What else was found about data and forecasts.
     """
 
     run_id: str | None
@@ -75,6 +79,7 @@ class TrainingResult:
     note: str
     model: RegisteredModel | None = None
     num_unsent: int = 0
+    checks: tuple[Check, ...] = ()
     healing: Healing | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,6 +97,7 @@ class TrainingResult:
             "metrics": finite_metrics(self.backtests),
             "baselines": baseline_metrics(self.backtests),
             "gradients": self.verdict.model_dump(mode="json"),
+            "checks": [check.to_dict() for check in self.checks],
             "timing": {
                 "prepare_seconds": round(self.prepared.seconds, 3),
                 "fit_seconds": round(self.state.fit_seconds, 3),
@@ -187,12 +193,16 @@ class Judged:
         backtests: Validation, and test if there is one.
         verdict: What the gradients and the outcome say.
         evidence: What it rests on.
+        calibration: What conformal calibration rests on; None without one.
+        final: Data and network of the fit on all rows; None without one.
     """
 
     state: FitState
     backtests: dict[str, BacktestResult]
     verdict: Verdict
     evidence: Evidence
+    calibration: CalibrationReport | None = None
+    final: Prepared | None = None
 
 
 def fit_and_judge(
@@ -222,7 +232,8 @@ def fit_and_judge(
         NumericalError: If a loss or gradient is not finite.
         FitInterruptedError: If the user stopped the fit.
     """
-    fit, judge = build_fit(prepared, run, tracker, progress, stop_requested)
+    keep_start = prepared.config.fit.warm_start is not None
+    fit, judge = build_fit(prepared, run, tracker, progress, stop_requested, keep_start)
     if resume and (run.checkpoints / LAST).exists():
         fit.resume()
         say(f"resumed at step {fit.state.step}")
@@ -233,19 +244,47 @@ def fit_and_judge(
         write_gradients(run, judge.gather(fit.state, None), fit.state.readings, non_finite_verdict(error))
         raise
     say(f"fit ended at step {state.step}; best validation loss {state.best_val_loss:.4f} at step {state.best_step}")
+    calibration = calibrate_fit(prepared, fit, say)
     backtests = judge.evaluation.run_all()
-    return Judged(state, backtests, *judge.judge(state, backtests))
+    judged = Judged(state, backtests, *judge.judge(state, backtests), calibration)
+    if not prepared.config.fit.final:
+        return judged
+    say(f"final fit on all rows, for the chosen {max(1, state.best_step)} steps")
+    final = fit_on_all_rows(prepared, state, fit.data.validation, fit.loss_function, run, progress)
+    return replace(judged, final=final)
+
+
+def calibrate_fit(prepared: Prepared, fit: Fit, say: Say = _keep_quiet) -> CalibrationReport | None:
+    """Calibrate the quantiles of a finished fit, if its configuration asks for it, and say what that rests on."""
+    if prepared.config.model.conformal == "none":
+        return None
+    report = calibrate(prepared.forecaster, prepared.store, prepared.splits, fit.data.scale_floor)
+    if report is None:
+        say("intervals are not calibrated: too few validation targets for their outermost level; raise data.val_size")
+        return None
+    shares = ", ".join(
+        f"{share:.0%} to {report.coverage_after[percent]:.0%} of {percent} %"
+        for percent, share in report.coverage_before.items()
+    )
+    say(f"intervals calibrated on {report.num_windows:,} validation windows: {shares}")
+    return report
 
 
 def _publish(prepared: Prepared, run: RunDirectory, judged: Judged, tracker: Tracker) -> TrainingResult:
     """Write bundle, reports and figures, and hand them to the tracker."""
     state, backtests, verdict = judged.state, judged.backtests, judged.verdict
-    manifest = describe_bundle(prepared, backtests, verdict)
-    note = write_model_card(manifest, verdict, prepared.config.tracking.model_name or "model", prepared.notes)
-    save_bundle(run.bundle, prepared.forecaster, manifest, extra_files(prepared))
-    write_reports(prepared, run, state, backtests, verdict, judged.evidence)
+    deployed = judged.final or prepared
+    final_fit_steps = None if judged.final is None else max(1, state.best_step)
+    manifest = describe_bundle(deployed, backtests, verdict, judged.calibration, final_fit_steps)
+    checks = run_checks(prepared.panel, prepared.splits, backtests, prepared.known_until)
+    name = prepared.config.tracking.model_name or "model"
+    note = write_model_card(manifest, verdict, name, prepared.notes, [str(check) for check in checks])
+    save_bundle(run.bundle, deployed.forecaster, manifest, extra_files(prepared))
+    write_reports(prepared, run, state, backtests, verdict, judged.evidence, [check.message for check in checks])
     log_outcome(tracker, run, state, backtests, verdict, note, Unit.of(prepared.config.data.freq))
-    return TrainingResult(tracker.run_id, run.path, prepared, state, backtests, verdict, judged.evidence, note)
+    result = TrainingResult(tracker.run_id, run.path, prepared, state, backtests, verdict, judged.evidence, note)
+    result.checks = checks
+    return result
 
 
 def _register(result: TrainingResult, tracker: Tracker) -> RegisteredModel | None:
@@ -253,7 +292,10 @@ def _register(result: TrainingResult, tracker: Tracker) -> RegisteredModel | Non
     tags = verdict_tags(result.verdict) | {
         "gradcast.version": gradcast_version(),
         "data.fingerprint": result.prepared.panel.fingerprint,
+        "fit.final": str(result.prepared.config.fit.final).lower(),
     }
+    if result.prepared.config.fit.warm_start is not None:
+        tags["fit.warm_start"] = result.prepared.config.fit.warm_start
     healthy = result.verdict.verdict == "healthy"
     bundle = RunDirectory(result.directory).bundle
     name = tracking.model_name or "model"
@@ -268,6 +310,7 @@ def build_fit(
     tracker: Tracker,
     progress: FitProgress,
     stop_requested: Callable[[], bool] = lambda: False,
+    keep_start: bool = False,
     watch: Callable[[Judge], Callable[[FitState], bool]] = build_watch,
 ) -> tuple[Fit, Judge]:
     """Put data, network, loss and instruments together into a fit, and the judge of it beside them.
@@ -278,6 +321,7 @@ def build_fit(
         tracker: Where metrics go.
         progress: What the user sees of the fit.
         stop_requested: Asked after every step.
+        keep_start: Whether the weights from before the first step compete for the best.
         watch: Makes of the judge what is asked after every check; what it raises ends the fit.
     """
     config, store = prepared.config, prepared.store
@@ -292,7 +336,7 @@ def build_fit(
     judge = Judge(prepared, probe)
     fit = Fit(
         prepared.forecaster, data, loss, config.fit, config.optimizer, schedule, run.checkpoints, tracker, progress,
-        stop_requested, build_monitor(prepared, probe), watch(judge),
+        stop_requested, build_monitor(prepared, probe), watch(judge), keep_start,
     )  # fmt: skip
     return fit, judge
 
@@ -314,7 +358,7 @@ def non_finite_verdict(error: NumericalError) -> Verdict:
         Remedy(why="scale every window", set={"model.scaler": "standard"}),
     )
     finding = Finding(
-        rule="non_finite", severity="fault", where=error.where, step=0, value=math.inf, threshold=0.0,
+        rule="non_finite", severity="fault", where=error.where, step=error.step, value=math.inf, threshold=0.0,
         message=str(error), remedies=remedies,
     )  # fmt: skip
     return Verdict(verdict="non_finite", findings=(finding,))

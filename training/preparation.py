@@ -18,6 +18,7 @@ from training.data.windows import WindowStore, covariate_statistics
 from training.errors import ConfigurationError, Problem
 from training.gradients.need import Need
 from training.networks import build_network
+from training.warm_start import load_weights, open_warm_start
 
 # Errors of a nearly constant window are measured in at least this share of its series' standard deviation.
 SCALE_FLOOR_SHARE = 0.01
@@ -38,6 +39,7 @@ class Prepared:
         need: How far back the data pays; None for a network without recurrence, and without instruments where nothing
             is chosen by it.
         seconds: Time taken.
+        known_until: Last timestamp that the weights of a warm start were trained on; empty without one.
     """
 
     config: TrainingConfig
@@ -48,6 +50,7 @@ class Prepared:
     forecaster: Forecaster
     need: Need | None
     seconds: float
+    known_until: str = ""
 
     @property
     def horizon(self) -> int:
@@ -66,14 +69,19 @@ def prepare(config: TrainingConfig, panel: Panel | None = None) -> Prepared:
         ConfigurationError: If no data file is named.
         DataError: If the data cannot be trained on.
         NetworkConfigError: If the network cannot be built.
+        GradcastError: If the version to start from cannot be had.
     """
     started = time.perf_counter()
     if config.data.path is None:
         raise ConfigurationError(
             [Problem("config_missing", "data.path", "must name a data file.", "Give --data FILE.")]
         )
+    bundle = None
+    if config.fit.warm_start is not None:
+        config, bundle = open_warm_start(config)
+    columns = None if bundle is None else bundle.manifest.columns
     if panel is None:
-        panel = load_panel(config.data, horizon=config.model.horizon or 0)
+        panel = load_panel(config.data, horizon=config.model.horizon or 0, columns=columns)
     config, notes, need = resolve_choices(config, panel)
     horizon, context_length = config.model.horizon, config.model.context_length
     assert horizon is not None
@@ -88,9 +96,13 @@ def prepare(config: TrainingConfig, panel: Panel | None = None) -> Prepared:
     # Nothing random may happen between the seed and the fit: dropout goes on where the initialisation ended.
     torch.manual_seed(config.fit.seed)
     forecaster = build_network(config, panel, statistics)
+    if bundle is not None:
+        load_weights(forecaster, bundle)
     forecaster.to(device=device, dtype=DTYPES[config.fit.precision])
     seconds = time.perf_counter() - started
-    return Prepared(config, (*notes, *panel.notes, *splits.notes), panel, splits, store, forecaster, need, seconds)
+    said = (*notes, *panel.notes, *splits.notes)
+    known_until = "" if bundle is None else bundle.manifest.trained_until
+    return Prepared(config, said, panel, splits, store, forecaster, need, seconds, known_until)
 
 
 def choose_device(name: str) -> torch.device:

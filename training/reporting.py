@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from models.bundle import BundleManifest
 from models.config import NETWORK_CONFIG_ADAPTER
 from models.initialization import GATES
 from training.backtest import BacktestResult
+from training.conformal import CalibrationReport
 from training.data.context import write_context
 from training.data.panel import Panel
 from training.data.splits import Splits
@@ -24,6 +25,7 @@ from training.gradients.verdict import Verdict
 from training.loop import FitState
 from training.plots import figure_to_png, plot_forecasts, plot_gate_norms, plot_grad_norms, plot_losses
 from training.preparation import Prepared
+from training.report.backtest_page import write_backtest_report
 from training.report.document import write_report_files
 from training.report.flow_plots import flow_pictures
 from training.report.review import RunReview
@@ -57,7 +59,13 @@ def describe_run(prepared: Prepared, run: RunDirectory, tags: Mapping[str, str] 
     )  # fmt: skip
 
 
-def describe_bundle(prepared: Prepared, backtests: Mapping[str, BacktestResult], verdict: Verdict) -> BundleManifest:
+def describe_bundle(
+    prepared: Prepared,
+    backtests: Mapping[str, BacktestResult],
+    verdict: Verdict,
+    calibration: CalibrationReport | None = None,
+    final_fit_steps: int | None = None,
+) -> BundleManifest:
     """The manifest of the trained network."""
     panel, splits = prepared.panel, prepared.splits
     last = max(range(len(panel.ids)), key=lambda series: _end_of_training(panel, splits, series))
@@ -69,14 +77,23 @@ def describe_bundle(prepared: Prepared, backtests: Mapping[str, BacktestResult],
         season_length=prepared.config.data.season_length or panel.season_length,
         time_kind=panel.time_kind,
         timezone=panel.timezone,
+        fill=panel.fill,
+        irregular=prepared.config.data.irregular,
+        calibration={} if calibration is None else calibration.to_dict(),
+        final_fit_steps=final_fit_steps,
+        warm_start=prepared.config.fit.warm_start,
         metrics=finite_metrics(backtests),
         baselines=baseline_metrics(backtests),
         gradient=verdict.model_dump(mode="json"),
         data_fingerprint=panel.fingerprint,
         trained_until=str(_end_of_training(panel, splits, last)),
         num_series=len(panel.ids),
-        versions={"gradcast": gradcast_version(), "torch": torch.__version__},
+        versions={"gradcast": gradcast_version(), "torch": torch.__version__} | _holidays_version(panel),
     )
+
+
+def _holidays_version(panel: Panel) -> dict[str, str]:
+    return {"holidays": version("holidays")} if panel.columns.holidays else {}
 
 
 def _end_of_training(panel: Panel, splits: Splits, series: int) -> Any:
@@ -147,14 +164,17 @@ def write_reports(
     backtests: Mapping[str, BacktestResult],
     verdict: Verdict,
     evidence: Evidence,
+    warnings: Sequence[str] = (),
 ) -> None:
-    """Write readings, evidence, verdict, figures and backtests into the run's directory."""
+    """Write readings, evidence, verdict, figures and backtests into the run's directory; `warnings` stand in its report."""
     write_gradients(run, evidence, state.readings, verdict)
     write_report_files(RunReview(run.path.resolve().name, run.path, prepared.config, state.readings, evidence, verdict))
     figures = run.path / "figures"
     figures.mkdir(exist_ok=True)
     for name, figure in fit_figures(prepared, state).items():
         (figures / f"{name}.png").write_bytes(figure_to_png(figure))
+    newest = backtests.get("test", backtests["val"])
+    write_backtest_report(newest, prepared.config.model.architecture, run.path / "backtest" / "report.html", warnings)
     for part, result in backtests.items():
         result.write_parquet(run.path / "backtest" / f"{part}.parquet")
         (figures / f"forecasts_{part}.png").write_bytes(figure_to_png(plot_forecasts(result, prepared.panel)))

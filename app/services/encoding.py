@@ -14,20 +14,26 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from app.schemas.forecast import SeriesRequest
 from app.services.channels import ChannelReader
 from app.services.context import ContextStore
+from app.services.filling import fill_values
 from app.services.series_error import SeriesError
 from app.services.times import Grid
 from models.bundle import BundleManifest
 from models.forecaster import Forecaster, ForecastInputs
+from training.config import FillPolicy
 from training.data.calendar_features import encode_calendar
+from training.data.holiday_dates import validate_years
+from training.data.timestamps import wall_clock
 
 # Stretches of time whose calendar is remembered.
 MAX_CALENDARS = 256
 
 Warnings = dict[str, str]
+FILL_POLICY: TypeAdapter[FillPolicy] = TypeAdapter(FillPolicy)
 
 
 class History(NamedTuple):
@@ -92,6 +98,7 @@ class RequestEncoder:
         self._network = manifest.network
         self._columns = manifest.columns
         self._timezone = manifest.timezone
+        self._fill: FillPolicy = FILL_POLICY.validate_python(manifest.fill)
         self._context = context
         self._max_length = max_length
         # Replaced, never changed, because small and large requests are encoded in different threads.
@@ -206,7 +213,8 @@ class RequestEncoder:
 
     def _window(self, history: History, path: str) -> EncodedSeries:
         length, horizon = self._network.context_length, self._network.horizon
-        seen = ~np.isnan(history.y)
+        y, is_real_value = fill_values(history.y, self._fill, f"{path}.y")
+        seen = ~np.isnan(y)
         count = len(seen)
         first_seen = int(seen.argmax()) if seen.any() else count
         if not seen[max(0, count - length) :].any():
@@ -216,12 +224,15 @@ class RequestEncoder:
         rows = np.maximum(np.arange(count - length, count + horizon), first_seen)
         is_real = np.arange(count - length, count) >= first_seen
         observed = is_real & seen[rows[:length]]
-        warnings = self._count_missing(observed, is_real)
+        warnings = self._count_missing(is_real & is_real_value[rows[:length]], is_real)
         futr = self._channels.read_futr(history, count, horizon, rows, f"{path}.futr_exog", warnings)
         hist = self._channels.read_hist(history, count, rows[:length], f"{path}.hist_exog", warnings)
         static = self._channels.read_static(history.stat_exog, f"{path}.stat_exog", warnings)
         stamps = self.grid.stamps(history.start, int(rows[0]), count + horizon, path)
-        context = np.where(observed, history.y[rows[:length]], np.float32(0.0))
+        problem = validate_years(wall_clock(stamps, self._timezone), self._columns.holidays) if len(stamps) else None
+        if problem is not None:
+            raise SeriesError("timestamps_invalid", path, f"The series {problem.message}")
+        context = np.where(observed, y[rows[:length]], np.float32(0.0))
         return EncodedSeries(context, observed, futr, hist, static, stamps, warnings)
 
     def _count_missing(self, observed: NDArray[np.bool_], is_real: NDArray[np.bool_]) -> Warnings:
@@ -230,7 +241,8 @@ class RequestEncoder:
         if num_real < length:
             warnings["context_short"] = f"The model reads {length} steps; the series has {num_real}."
         if num_observed < num_real:
-            warnings["context_missing"] = f"{num_real - num_observed} of the last {num_real} steps have no value."
+            filled = "" if self._fill == "mask" else f" They are filled as in training: {self._fill}."
+            warnings["context_missing"] = f"{num_real - num_observed} of the last {num_real} steps have no value.{filled}"
         return warnings
 
     def _calendar(self, encoded: Sequence[EncodedSeries], width: int) -> NDArray[np.float32]:
@@ -242,7 +254,9 @@ class RequestEncoder:
         keys = [(int(series.stamps[0]), len(series.stamps)) for series in encoded]
         new = {key: series.stamps for key, series in zip(keys, encoded, strict=True) if key not in known}
         if new:
-            table = encode_calendar(features, np.concatenate(list(new.values())), self._timezone)
+            table = encode_calendar(
+                features, np.concatenate(list(new.values())), self._timezone, self._columns.holidays
+            )
             ends = np.cumsum([len(stamps) for stamps in new.values()])
             known.update(zip(new, np.split(table, ends[:-1]), strict=True))
             self._calendars = dict(list(known.items())[-MAX_CALENDARS:])

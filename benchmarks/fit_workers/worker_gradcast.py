@@ -91,7 +91,7 @@ def main() -> None:
             clock.tick()
             return False
 
-        fit = pipeline.build_fit(prepared, run, tracker, SILENT_PROGRESS, after_step)
+        fit, _ = pipeline.build_fit(prepared, run, tracker, SILENT_PROGRESS, after_step)
         prepare_seconds = time.perf_counter() - started
         fit.run()
         clock.ends.pop()  # the last step is followed by the validation check

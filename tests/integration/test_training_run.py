@@ -180,6 +180,7 @@ def test_a_non_finite_step_stops_before_the_update_and_names_its_place(
     name, cutoff = fit.poisoned  # type: ignore[attr-defined]
     message = str(caught.value)
     assert "step 8" in message
+    assert pipeline.non_finite_verdict(caught.value).findings[0].step == 8
     assert "input" in message
     assert f"series {name!r} at row {cutoff}" in message
     for key, value in prepared.forecaster.state_dict().items():

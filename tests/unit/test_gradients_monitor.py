@@ -8,6 +8,7 @@ import torch
 from models.config import LSTMConfig
 from models.forecaster import ForecastInputs, RecurrentForecaster, ScaledForecast
 from models.registry import build_forecaster
+from training.gradients.depth import measure_depth
 from training.gradients.jacobian import measure_jacobian
 from training.gradients.monitor import (
     NOOP_MONITOR,
@@ -18,6 +19,7 @@ from training.gradients.monitor import (
     data_spreads,
 )
 from training.gradients.series_share import measure_series_share
+from training.gradients.trace import trace_layers
 
 LENGTH, HORIZON = 40, 4
 
@@ -66,8 +68,8 @@ def test_measuring_changes_neither_weights_nor_gradients_nor_random_state(preset
 
 def test_the_presets_are_ordered_by_price() -> None:
     """Whatever economy measures, full measures too, with the same numbers."""
-    economy = RecurrentMonitor(network(), probe(), "economy", 10).measure(1)
-    full = RecurrentMonitor(network(), probe(), "full", 10).measure(1)
+    economy = RecurrentMonitor(network(), probe(), "economy", 10).measure(0)
+    full = RecurrentMonitor(network(), probe(), "full", 10).measure(0)
     assert economy.items() <= full.items()
     kinds = {name.partition("/")[0] for name in full} - {name.partition("/")[0] for name in economy}
     assert kinds == {"reach", "envelope", "spectral_radius", "lyapunov", "series_share", "past_use"}
@@ -88,10 +90,12 @@ def test_a_need_beyond_the_context_has_no_ratio() -> None:
     assert "grad_reach/ratio_at_need" not in RecurrentMonitor(network(), probe(), "economy", LENGTH + 1).measure(1)
 
 
-def test_it_is_due_after_the_first_update_and_every_hundredth() -> None:
-    """The schedule is a function of the step alone."""
+def test_it_is_due_before_the_first_update_and_every_hundredth() -> None:
+    """The schedule is a function of step and budget alone; a short fit is measured a few times as well."""
     monitor = RecurrentMonitor(network(), probe(), "economy", None)
-    assert [step for step in range(1, 301) if monitor.is_due(step)] == [1, 100, 200, 300]
+    assert [step for step in range(301) if monitor.is_due(step)] == [0, 100, 200, 300]
+    short = RecurrentMonitor(network(), probe(), "economy", None, max_steps=80)
+    assert [step for step in range(81) if short.is_due(step)] == [0, 20, 40, 60, 80]
     assert not any(NOOP_MONITOR.is_due(step) for step in range(1, 301))
 
 
@@ -134,3 +138,26 @@ def test_what_the_recurrence_reads_is_measured_after_scaling() -> None:
     level, spread, _ = data_spreads(unscaled, raised)
     assert level == pytest.approx(1000.0, rel=0.01)
     assert spread == pytest.approx(10.0, rel=0.05)
+
+
+def test_depth_is_the_gradient_layer_by_layer_as_autograd_gives_it() -> None:
+    """Against a network written out step by step: the same random vector, one backward pass, norms at lags 1 to 5."""
+    forecaster, inputs = network(3), probe(8).inputs
+    measured = measure_depth(forecaster, inputs)
+    first = trace_layers(forecaster, inputs)[0].inputs[:, -24:]
+    states = [tuple(torch.zeros(1, 8, 8, requires_grad=True) for _ in range(2)) for _ in range(3)]
+    history: list[list[tuple[torch.Tensor, ...]]] = []
+    forecaster.eval()
+    for step in range(24):
+        history.append(list(states))
+        value = first[:, step : step + 1]
+        for index, layer in enumerate(forecaster.encoder.layers):
+            value, states[index] = layer(value, states[index])
+    vector = torch.randn((1, 8, 8), generator=torch.Generator().manual_seed(0))
+    final = (states[-1][0] * vector).sum()
+    sizes = []
+    for index in range(3):
+        at_lags = [torch.autograd.grad(final, history[24 - lag][index], retain_graph=True) for lag in range(1, 6)]
+        sizes.append(sorted(float(torch.cat(parts).norm()) for parts in at_lags)[2])
+    assert list(measured) == ["grad_depth/lstm.0", "grad_depth/lstm.1", "grad_depth/lstm.2"]
+    assert list(measured.values()) == pytest.approx([size / sizes[-1] for size in sizes], rel=1e-4)

@@ -78,8 +78,8 @@ def test_season_is_needed_as_a_whole():
 def test_a_need_is_rounded_to_the_season_it_stands_for(sufficient, error_of_season, expected):
     """Just short of a season means that season, and so does far beyond it where one season brings 95 % of the gain."""
     errors = {0: 1.0, 40: error_of_season, 96: 0.1}
-    ridge = SimpleNamespace(block_errors=lambda steps: torch.tensor([errors[steps]]))
-    assert _combine(ridge, sufficient, [40], length=96, horizon=6) == expected
+    ridge = SimpleNamespace(block_errors=lambda steps: torch.tensor([errors[steps]]), errors=lambda: errors)
+    assert _combine(ridge, sufficient, [40], horizon=6) == expected
 
 
 def test_white_noise_needs_nothing():

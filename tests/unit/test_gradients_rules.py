@@ -37,7 +37,10 @@ def evidence(error: float = 0.45, **changes: Any) -> Evidence:
 
 
 def readings(**series: list[float]) -> Readings:
-    """Ordinary readings of a run of 500 steps; `a__b` stands for `a/b`, values are spread evenly over the run."""
+    """Ordinary readings of a run of 500 steps; `a__b` stands for `a/b`, values are spread evenly over the run.
+
+    The first of `before__a__b` is from before the first step.
+    """
     usual = {
         "loss/train": [1.0 - 0.01 * min(index, 30) for index in range(50)],
         "loss/val": [0.9, 0.8, 0.72, 0.7, 0.7],
@@ -49,8 +52,9 @@ def readings(**series: list[float]) -> Readings:
     }
     made = Readings()
     for name, values in (usual | {key.replace("__", "/"): value for key, value in series.items()}).items():
-        for index, value in enumerate(values, start=1):
-            made.add(round(500 * index / len(values)), {name: value})
+        is_from_start = name.startswith("before/")
+        for index, value in enumerate(values, start=0 if is_from_start else 1):
+            made.add(round(500 * index / len(values)), {name.removeprefix("before/"): value})
     return made
 
 
@@ -75,7 +79,17 @@ SIGNALS: dict[str, tuple[str, dict[str, Any], dict[str, list[float]]]] = {
     ),
     "divergence": ("diverged", {}, {"loss__train": [1.0, 0.8] * 10 + [5.0] * 30}),
     "gradient_spike": ("exploding", {}, {"grad_norm__peak": [0.5, 0.52, 0.48, 0.51] * 11 + [0.5, 50, 60, 0.5, 70, 80]}),
-    "dead_units": ("dead", {}, {"state__decoder.dead": [0.2, 0.9, 0.95, 0.96]}),
+    "exploding_from_start": (
+        "exploding", {}, {"before__jacobian__lstm.0@96": [1e4, 3, 3, 3], "update_ratio__lstm.0": [0.9] * 50},
+    ),
+    "stuck_from_start": (
+        "saturated", {}, {"before__state__lstm.0.saturated": [0.9, 0.2, 0.2], "update_ratio__lstm.0": [0.9] * 50},
+    ),
+    "vanishing_through_depth": (
+        "vanishing", {"layers": ("lstm.0", "lstm.1", "lstm.2")}, {"before__grad_depth__lstm.0": [0.01, 0.02, 0.02]},
+    ),
+    "dead_decoder": ("dead", {}, {"state__decoder.dead": [0.2, 0.9, 0.95, 0.96]}),
+    "dead_units": ("dead", {}, {"state__rnn.0.dead": [0.2, 0.9, 0.95, 0.96]}),
     "untrained_parameter": ("untrained_parameter", {}, {"grad_norm__head": [0.0] * 50}),
     "gate_stuck": ("saturated", {}, {"gate__lstm.0.input.saturated": [0.7, 0.8, 0.8, 0.8]}),
     "state_saturation": ("saturated", {}, {"state__lstm.0.saturated": [0.7, 0.8, 0.8, 0.8]}),
@@ -88,6 +102,10 @@ SIGNALS: dict[str, tuple[str, dict[str, Any], dict[str, list[float]]]] = {
          "weight_norm__lstm.1": [9.0] * 50},
     ),
 }  # fmt: skip
+# Two rules may find the same thing at different times or places.
+FINDINGS = {
+    "exploding_from_start": "exploding_through_time", "stuck_from_start": "state_saturation", "dead_decoder": "dead_units",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("rule", SIGNALS)
@@ -97,7 +115,7 @@ def test_a_signal_with_a_bad_outcome_is_a_fault_with_number_skill_and_remedy(rul
     verdict = conclude(evidence(BAD, **changes), readings(**series))
     assert verdict.verdict == name
     finding = fault(verdict)
-    assert finding.rule == rule
+    assert finding.rule == FINDINGS.get(rule, rule)
     assert "58% above that of a linear model" in finding.message
     assert finding.remedies[0].set
 
@@ -108,7 +126,7 @@ def test_the_same_signal_with_a_good_outcome_is_no_fault(rule: str) -> None:
     _, changes, series = SIGNALS[rule]
     verdict = conclude(evidence(0.45, **changes), readings(**series))
     assert verdict.verdict == "healthy"
-    assert rule in {finding.rule for finding in verdict.findings}
+    assert FINDINGS.get(rule, rule) in {finding.rule for finding in verdict.findings}
     assert {finding.severity for finding in verdict.findings} <= {"info"}
 
 
@@ -122,6 +140,15 @@ def test_a_quiet_run_has_no_findings_at_all() -> None:
     """Nothing to say about a healthy run: no signal, no sentence."""
     verdict = conclude(evidence(), readings())
     assert verdict == Verdict(verdict="healthy", reach_steps=96, need_steps=48, findings=())
+
+
+def test_evidence_and_verdict_survive_being_written_also_where_a_number_is_infinite() -> None:
+    """A fit that failed has an infinite error, an explosion an infinite ratio; JSON knows neither as a number."""
+    failed = evidence(math.inf)
+    assert Evidence.model_validate_json(failed.model_dump_json()) == failed
+    verdict = conclude(failed, readings(**{"jacobian__lstm.0@96": [math.inf] * 4}))
+    assert verdict.findings[0].value == math.inf
+    assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
 
 
 def test_without_an_outcome_nothing_is_called_a_fault() -> None:
@@ -189,6 +216,42 @@ def test_a_cause_speaks_before_its_consequences() -> None:
     assert {"dead_units", "vanishing_through_time"} <= {finding.rule for finding in verdict.findings}
 
 
+def test_a_linear_model_with_a_longer_context_is_what_a_short_window_is_held_against() -> None:
+    """The baseline sees no more than the network; the regression behind the need does, and shows what is missing."""
+    blind = {"naive": 1.4, "seasonal_naive": 1.4, "mean": 1.0, "median": 1.0, "linear": 1.0}
+    bad = Outcome(metric="mase", val_error=0.99, baseline_error=blind, step=500)
+    need = NeedEvidence(steps=48, source="ridge", is_shown=True, gain=0.8, contexts=(0, 24, 48), errors=(0.8, 0.8, 0.16))
+    verdict = conclude(evidence(outcome=bad, need=need, settings={"model.context_length": 24}), readings())
+    assert verdict.verdict == "window_too_short"
+    assert "above what a linear model with a context of 48 reaches (0.2)" in fault(verdict).message
+    same = need.model_copy(update={"errors": (0.8, 0.8, 0.79)})
+    assert conclude(evidence(outcome=bad, need=same, settings={"model.context_length": 24}), readings()).verdict == "healthy"
+
+
+def test_a_nearly_perfect_linear_model_is_no_measure_to_the_percent() -> None:
+    """Twenty percent above an error that is a hundredth of the trivial one is nothing to mend."""
+    errors = {"naive": 9.0, "seasonal_naive": 9.0, "mean": 8.0, "linear": 0.1}
+    good = Outcome(metric="mase", val_error=0.12, baseline_error=errors, step=500)
+    assert conclude(evidence(outcome=good), readings()).verdict == "healthy"
+
+
+def test_a_recurrence_that_plain_descent_does_not_move_is_a_rate_too_low() -> None:
+    """The head moves, the LSTM does not: for plain gradient descent the slowest layer counts, for Adam the fastest."""
+    series = {"update_ratio__lstm.0": [1e-6] * 50, "update_ratio__head": [3e-4] * 50}
+    plain = conclude(evidence(BAD, settings={"optimizer.name": "sgd"}), readings(**series))
+    assert plain.verdict == "bad_learning_rate"
+    assert conclude(evidence(BAD), readings(**series)).verdict == "not_learning"
+
+
+def test_memory_built_too_late_is_a_vanished_gradient_all_the_same() -> None:
+    """It reaches at the end, began with nothing, and the model uses less of the past than a linear one."""
+    series = {"grad_reach__ratio_at_need": [1e-30, 0.2, 0.3, 0.3, 0.3, 0.3]}
+    late = conclude(evidence(BAD, past_gain=0.2), readings(**series))
+    assert late.verdict == "vanishing"
+    assert "was left at the start" in fault(late).message
+    assert conclude(evidence(BAD, past_gain=0.4), readings(**series)).verdict == "not_learning"
+
+
 def test_truncation_shorter_than_the_need_is_cut_and_not_vanished() -> None:
     """The remedy lifts the truncation."""
     verdict = conclude(evidence(BAD, settings={"fit.tbptt_steps": 16}), readings(grad_reach__ratio_at_need=[1e-9] * 4))
@@ -198,14 +261,14 @@ def test_truncation_shorter_than_the_need_is_cut_and_not_vanished() -> None:
 
 
 def test_oscillation_needs_many_turns_of_large_size() -> None:
-    """Turns from point to point beyond three deviations of the level are a rate too high; noise around it is not."""
-    swinging = [1.0, 1.001, 0.999, 9.0] * 3 + [1.0 if index % 2 else 1.6 for index in range(40)]
+    """Turns from point to point by half of the level are a rate too high; noise around it is not."""
+    swinging = [1.0 if index % 2 else 1.9 for index in range(50)]
     noisy = [1.0 + 0.01 * ((index * 7) % 5 - 2) for index in range(50)]
     assert "oscillation" not in {
         finding.rule for finding in conclude(evidence(BAD), readings(loss__train=noisy)).findings
     }
     found = conclude(evidence(BAD), readings(loss__train=swinging)).findings
-    assert isinstance(found, tuple)
+    assert "oscillation" in {finding.rule for finding in found}
 
 
 def test_static_memory_warns_before_the_reach_is_known() -> None:

@@ -130,9 +130,10 @@ def test_too_short_to_split_means_no_need(delayed: Path) -> None:
 
 
 def test_how_far_a_need_is_looked_for(delayed: Path) -> None:
-    """Two seasons, four horizons, or the context, but no more than half of the series or the regression can bear."""
+    """Two seasons, four horizons, the context, a hundred steps; no more than half of the series or the regression bears."""
     panel = prepare(config_for(delayed)).panel
-    assert longest_lag(panel, season=24, horizon=6, context=None) == 48
+    assert longest_lag(panel, season=24, horizon=6, context=None) == 96
+    assert longest_lag(panel, season=60, horizon=6, context=None) == 120
     assert longest_lag(panel, season=24, horizon=100, context=None) == 400
     assert longest_lag(panel, season=24, horizon=6, context=999) == 999
     assert longest_lag(panel, season=10_000, horizon=6, context=None) == 1500

@@ -22,6 +22,8 @@ CONFIG_FLAGS: dict[str, str] = {
     "name": "tracking.model_name",
     "tracking_uri": "tracking.uri",
     "register": "tracking.register",
+    "final_fit": "fit.final",
+    "warm_start": "fit.warm_start",
 }
 
 

@@ -28,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-register", dest="register", action="store_const", const=False, help="do not register the model"
     )
     parser.add_argument(
+        "--warm-start", metavar="NAME[@ALIAS|/VERSION]", help="start from the weights of a registered version"
+    )
+    parser.add_argument(
+        "--final-fit", action="store_const", const=True,
+        help="after selection, fit once more on all rows for the chosen steps, and keep that network",
+    )  # fmt: skip
+    parser.add_argument(
         "--output", type=Path, metavar="DIR", help="directory of the run (default: a new one under runs/)"
     )
     parser.add_argument(
@@ -106,7 +113,7 @@ def build_tracker(config: Any) -> Any:
 
 def print_summary(result: Any) -> None:
     """Backtest beside the baselines, verdict, and where everything is."""
-    from training.backtest_tables import format_backtest
+    from training.backtest_text import format_backtest
 
     for part, backtest in result.backtests.items():
         heading = "validation" if part == "val" else "test"
@@ -116,6 +123,8 @@ def print_summary(result: Any) -> None:
         print(f"  {finding.severity}: {finding.message}")
         for remedy in finding.remedies:
             print(f"    remedy: {remedy.why}: " + " ".join(f"--set {key}={value}" for key, value in remedy.set.items()))
+    for check in result.checks:
+        print(f"check: {check}")
     if result.model is not None:
         aliases = f" ({', '.join(result.model.aliases)})" if result.model.aliases else " (no alias: not healthy)"
         print(f"registered {result.model.uri}{aliases}")
@@ -128,8 +137,14 @@ def _print_config(config: Any) -> int:
         return 0
     from training.choices import resolve_choices
     from training.data.panel import load_panel
+    from training.warm_start import open_warm_start
 
-    resolved, notes, _need = resolve_choices(config, load_panel(config.data, horizon=config.model.horizon or 0))
+    columns = None
+    if config.fit.warm_start is not None:
+        config, bundle = open_warm_start(config)
+        columns = bundle.manifest.columns
+    panel = load_panel(config.data, horizon=config.model.horizon or 0, columns=columns)
+    resolved, notes, _need = resolve_choices(config, panel)
     for note in notes:
         print(note, file=sys.stderr)
     print(resolved.to_yaml(), end="")

@@ -7,17 +7,20 @@ which it starts.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from training.data.holiday_dates import PREFIX, Dates, holiday_flags
 from training.data.steps import DAY, HOUR, MINUTE, WEEK, Frequency
 from training.data.timestamps import wall_clock
 from training.errors import DataError, Problem
 
 _YEAR = 365 * DAY
+NO_DATES: Dates = MappingProxyType({})
 
 # Position on the circle in [0, 1) of each feature. Hours count minutes too; the other features step from whole to whole.
 _POSITIONS: dict[str, Callable[[pd.DatetimeIndex], NDArray[np.float64]]] = {
@@ -96,6 +99,7 @@ def build_calendar(
     lengths: NDArray[np.int64],
     extra: int,
     timezone: str | None,
+    holidays: Dates = NO_DATES,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Compute the shared table.
 
@@ -109,6 +113,7 @@ def build_calendar(
         lengths: Rows of each series.
         extra: Rows to add past the end of each series.
         timezone: Zone whose clock the features follow, or None for the clock of the timestamps.
+        holidays: Names by date by place, for the features `holiday_PLACE`.
 
     Returns:
         The table (G, C) and the row (N,) at which each series starts.
@@ -127,7 +132,7 @@ def build_calendar(
     series_row[order] = block_row[block] + first[order] - block_first[block]
     leaders = order[opens]
     stamps = [frequency.range(int(starts[leader]), 0, int(size)) for leader, size in zip(leaders, sizes, strict=True)]
-    return encode_calendar(features, np.concatenate(stamps), timezone), series_row
+    return encode_calendar(features, np.concatenate(stamps), timezone, holidays), series_row
 
 
 def _extents(
@@ -151,27 +156,38 @@ def _blocks(first: NDArray[np.int64], last: NDArray[np.int64], phase: NDArray[np
     return block
 
 
-def encode_calendar(features: tuple[str, ...], stamps: NDArray[np.int64], timezone: str | None) -> NDArray[np.float32]:
-    """Sine and cosine of the position in each period, rounded so that the sine of half a turn is exactly 0.
+def encode_calendar(
+    features: tuple[str, ...], stamps: NDArray[np.int64], timezone: str | None, holidays: Dates = NO_DATES
+) -> NDArray[np.float32]:
+    """Sine and cosine of the position in each period, rounded so that the sine of half a turn is exactly 0, and flags.
 
     A column of rounding noise would otherwise be standardised into a feature.
+
+    Raises:
+        DataError: If holidays are read of a year whose dates are not kept.
     """
-    index = pd.DatetimeIndex(wall_clock(stamps, timezone).view("M8[us]"))
+    clock = wall_clock(stamps, timezone)
+    index = pd.DatetimeIndex(clock.view("M8[us]"))
     table = np.empty((len(stamps), len(features)), np.float32)
     for channel, feature in enumerate(features):
+        if feature.startswith(PREFIX):
+            table[:, channel] = holiday_flags(feature.removeprefix(PREFIX), clock, holidays)
+            continue
         name, _, function = feature.rpartition("_")
         angle = 2 * np.pi * _POSITIONS[name](index)
         table[:, channel] = np.round(np.sin(angle) if function == "sin" else np.cos(angle), 7) + 0.0
     return table
 
 
-def validate_calendar(features: tuple[str, ...]) -> None:
-    """Refuse calendar features that this release cannot compute.
+def validate_calendar(features: tuple[str, ...], holidays: Dates = NO_DATES) -> None:
+    """Refuse calendar features that this release cannot compute; those of `holidays` need its dates.
 
     Raises:
         DataError: If a name is unknown.
     """
-    known = {f"{name}_{function}" for name in _POSITIONS for function in ("sin", "cos")}
+    known = {f"{name}_{function}" for name in _POSITIONS for function in ("sin", "cos")} | {
+        f"{PREFIX}{place}" for place, dates in holidays.items() if dates
+    }
     unknown = [feature for feature in features if feature not in known]
     if unknown:
         message = f"names {unknown[0]!r}, which is not known."

@@ -24,12 +24,13 @@ def write_context(panel: Panel, splits: Splits | None, context_length: int) -> b
         context_length: Rows per series at most.
 
     Returns:
-        Columns `unique_id`, `ds`, `y` (null where missing) and the covariates, as in the file that was trained on.
+        Columns `unique_id`, `ds`, `y` (null where missing) and the covariates, as in the file that was trained on. Where
+        missing values are filled, the rows begin at a real one: a gap at their start is filled from what lies before it.
     """
     series = np.array(
         [i for i, name in enumerate(panel.ids) if splits is None or name not in splits.excluded], np.int64
     )
-    lengths = np.minimum(panel.lengths[series], context_length)
+    lengths = _lengths(panel, series, context_length)
     code = np.repeat(np.arange(len(series)), lengths)
     position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     row = np.repeat(panel.offsets[series + 1] - lengths, lengths) + position
@@ -56,6 +57,16 @@ def write_context(panel: Panel, splits: Splits | None, context_length: int) -> b
     stream = io.BytesIO()
     pq.write_table(pa.table(columns), stream, compression="zstd")
     return stream.getvalue()
+
+
+def _lengths(panel: Panel, series: NDArray[np.int64], context_length: int) -> NDArray[np.int64]:
+    """Rows to keep of each series, counted from its end."""
+    lengths = np.minimum(panel.lengths[series], context_length)
+    if panel.filled is None:
+        return lengths
+    ends = panel.offsets[series + 1]
+    newest = np.maximum.accumulate(np.where(panel.observed, np.arange(len(panel.observed)), 0))
+    return np.asarray(ends - newest[ends - lengths])
 
 
 def _times(panel: Panel, series: NDArray[np.int64], lengths: NDArray[np.int64]) -> pa.Array:

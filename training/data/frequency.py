@@ -266,7 +266,7 @@ def _irregular(rows: SortedRows, frequency: Frequency, index: int, off: NDArray[
         remedy = (
             "Put the rows on a grid first, for instance with pandas: "
             f"df.set_index('ds').groupby('unique_id')['y'].resample('{step}').mean(); "
-            "or set data.freq to the finest real step."
+            "or let gradcast do it, data.irregular=resample with data.freq; or set data.freq to the finest real step."
         )
     return Problem("irregular_timestamps", f"series {rows.ids[index]!r}", message, remedy)
 

@@ -23,7 +23,9 @@ from training.data.frequency import (
     infer_frequency,
     require_grid,
 )
+from training.data.holiday_dates import holiday_features, read_holidays
 from training.data.readers import read_frame
+from training.data.resampling import resample_frame
 from training.data.rows import SortedRows, block_edges, duplicate_problems, sort_rows
 from training.data.splits import training_rows
 from training.data.steps import Frequency
@@ -39,8 +41,8 @@ MEMMAP_THRESHOLD_BYTES = 512 * 2**20
 AS_GIVEN = "as given"
 
 
-def load_panel(config: DataConfig, horizon: int = 0) -> Panel:
-    """Read the configured file into a panel.
+def load_panel(config: DataConfig, horizon: int = 0, columns: Columns | None = None) -> Panel:
+    """Read the configured file into a panel; `columns` are those of a trained model, as in `build_panel`.
 
     Raises:
         DataError: With everything found wrong.
@@ -49,7 +51,7 @@ def load_panel(config: DataConfig, horizon: int = 0) -> Panel:
         raise DataError(
             [Problem("path_missing", "data.path", "must name a data file, but is null instead.", "Use --data FILE.")]
         )
-    return build_panel(read_frame(Path(config.path), config), config, horizon=horizon)
+    return build_panel(read_frame(Path(config.path), config), config, columns=columns, horizon=horizon)
 
 
 def build_panel(
@@ -77,6 +79,8 @@ def build_panel(
         DataError: With everything found wrong, each with its series and row.
     """
     _require_columns(frame, config, columns)
+    if config.irregular == "resample":
+        frame = resample_frame(frame, config.freq)
     rows = sort_rows(frame)
     if timezone != AS_GIVEN:
         rows = _in_zone(rows, timezone)
@@ -100,8 +104,10 @@ def build_panel(
     resolved = columns or resolve_columns(frame, config, rows, grid, train_end)
     if columns is None:
         longest = int(np.diff(grid.offsets).max())
-        resolved = resolved.model_copy(update={"calendar": choose_calendar(config.calendar, frequency, longest)})
-    validate_calendar(resolved.calendar)
+        holidays = read_holidays(config.holidays, frequency, int(grid.starts.min()), int(rows.stamps.max()))
+        calendar_names = (*choose_calendar(config.calendar, frequency, longest), *holiday_features(holidays))
+        resolved = resolved.model_copy(update={"calendar": calendar_names, "holidays": holidays})
+    validate_calendar(resolved.calendar, resolved.holidays)
 
     num_channels = len(resolved.past_features) - len(resolved.calendar)
     size = grid.num_rows * (5 + 4 * num_channels)
@@ -120,7 +126,7 @@ def build_panel(
     )
     static, static_notes = build_static(frame, resolved, rows, grid)
     calendar, calendar_start = build_calendar(
-        resolved.calendar, frequency, grid.starts, np.diff(grid.offsets), horizon, rows.timezone
+        resolved.calendar, frequency, grid.starts, np.diff(grid.offsets), horizon, rows.timezone, resolved.holidays
     )
     return Panel(
         ids=tuple(rows.ids[i] for i in grid.series),

@@ -114,7 +114,9 @@ class Panel:
         """sha256 of everything a network can learn from: equal data has equal fingerprints, whatever the file format."""
         digest = hashlib.sha256()
         digest.update("\x00".join(self.ids).encode())
-        digest.update(f"|{self.freq}|{self.timezone}|{self.columns.model_dump_json()}|".encode())
+        # Data without holidays keeps the fingerprint that it had before there were any.
+        unused = None if self.columns.holidays else {"holidays"}
+        digest.update(f"|{self.freq}|{self.timezone}|{self.columns.model_dump_json(exclude=unused)}|".encode())
         for array in (
             self.offsets,
             self.starts.view(np.int64),
@@ -143,6 +145,6 @@ class Panel:
             return self
         starts = self.starts.view(np.int64)
         calendar, first = build_calendar(
-            self.columns.calendar, self.frequency, starts, self.lengths, horizon, self.timezone
+            self.columns.calendar, self.frequency, starts, self.lengths, horizon, self.timezone, self.columns.holidays
         )
         return replace(self, calendar=calendar, calendar_start=first, horizon=horizon)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.forecaster import CovariateStatistics, ForecastInputs
+from training.data.holiday_dates import PREFIX, holiday_scale
 from training.data.panel import Panel
 from training.data.rows import block_edges
 from training.data.splits import Splits
@@ -225,8 +226,8 @@ def covariate_statistics(panel: Panel, splits: Splits) -> CovariateStatistics:
     """Mean and standard deviation of every covariate channel over the training rows of all series.
 
     The calendar's sines and cosines keep their unit: mean 0, deviation 1. So does the deviation of a column that hardly
-    varies, or rounding noise would be blown up into a signal. A flag that is 0 or 1 keeps its 0, and is made louder the
-    rarer it is, up to tenfold: a holiday seen in one window of thirty must move the loss to be learned.
+    varies, or rounding noise would be blown up into a signal. A flag that is 0 or 1, holidays too, keeps its 0, and is
+    made louder the rarer it is, up to tenfold: a holiday seen in one window of thirty must move the loss to be learned.
 
     Args:
         panel: The series.
@@ -237,9 +238,12 @@ def covariate_statistics(panel: Panel, splits: Splits) -> CovariateStatistics:
     rows = np.flatnonzero(is_training)
     loc, scale = _moments(panel.covariates, rows)
     split = panel.num_future_channels
-    num_calendar = len(panel.columns.calendar)
-    past_loc = np.concatenate([loc[:split], np.zeros(num_calendar), loc[split:]])
-    past_scale = np.concatenate([scale[:split], np.ones(num_calendar), scale[split:]])
+    calendar_scale = [
+        holiday_scale(name.removeprefix(PREFIX), panel.columns.holidays) if name.startswith(PREFIX) else 1.0
+        for name in panel.columns.calendar
+    ]
+    past_loc = np.concatenate([loc[:split], np.zeros(len(calendar_scale)), loc[split:]])
+    past_scale = np.concatenate([scale[:split], calendar_scale, scale[split:]])
     static_loc, static_scale = _moments(panel.static, np.flatnonzero(splits.train_end > 0))
     tensors = (torch.from_numpy(array.astype(np.float32)) for array in (past_loc, past_scale, static_loc, static_scale))
     return CovariateStatistics(*tensors)

@@ -13,26 +13,31 @@ from training.gradients.verdict import Finding, Verdict, VerdictName
 
 Rule = Callable[[Case], list[Finding]]
 
-# In the order in which one explains the other: a rate that throws weights about also kills units, saturates states and
-# lets the gradient vanish, and whatever is wrong ends in "never learned".
+# In the order in which one explains the other: what was so before the first step no step has done; a rate that throws
+# weights about also kills units, saturates states and lets the gradient vanish; and whatever is wrong ends in "never
+# learned".
 RULES: Mapping[Rule, VerdictName] = {
     data.scale: "bad_scale",
     through_time.window_too_short: "window_too_short",
+    through_time.exploding_from_start: "exploding",
+    units.stuck_from_start: "saturated",
     steps.update_ratio: "bad_learning_rate",
-    steps.clip_dominated: "bad_learning_rate",
     through_time.exploding_through_time: "exploding",
+    steps.clip_dominated: "bad_learning_rate",
     steps.gradient_spike: "exploding",
     steps.divergence: "diverged",
     steps.oscillation: "bad_learning_rate",
     units.dead_units: "dead",
     learning.untrained_parameter: "untrained_parameter",
     through_time.vanishing_through_time: "vanishing",
+    through_time.vanishing_through_depth: "vanishing",
     steps.layer_imbalance: "vanishing",
     units.gate_stuck: "saturated",
     units.state_saturation: "saturated",
     through_time.static_memory: "vanishing",
     learning.overfitting: "overfitting",
     data.precision: "vanishing",
+    units.dead_decoder: "dead",
     learning.never_learned: "not_learning",
 }
 _ORDER = {"fault": 0, "warning": 1, "info": 2}

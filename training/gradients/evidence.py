@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict
 
 from training.gradients.need import Need
 
-TRIVIAL_BASELINES = ("naive", "seasonal_naive", "mean")
+TRIVIAL_BASELINES = ("naive", "seasonal_naive", "mean", "median")
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Infinity is a value here (a fit that failed has that error), and JSON has no number for it.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class NeedEvidence(_Frozen):
@@ -67,7 +68,8 @@ class Outcome(_Frozen):
     Attributes:
         metric: `mase`, where the series have a scale, so that large series do not decide alone; else `mae`.
         val_error: Of the model.
-        baseline_error: On the same windows, of `naive`, `seasonal_naive`, `linear`, and `mean` (of the window).
+        baseline_error: On the same windows, of `naive`, `seasonal_naive`, `linear`, `mean` (of the window) and
+            `median` (of the series' training rows).
         step: Update after which it was measured.
     """
 

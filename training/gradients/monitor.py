@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from models.forecaster import ForecastInputs, RecurrentForecaster
+from training.gradients.depth import measure_depth
 from training.gradients.envelope import measure_envelope
 from training.gradients.gates import measure_gates
 from training.gradients.jacobian import STACK, SUB_BATCH, measure_jacobian
@@ -27,8 +28,11 @@ from training.gradients.trace import trace_layers
 
 Preset = Literal["off", "economy", "full"]
 
-# Steps between two measurements through time; the first is taken after the first update.
+# Steps between two measurements through time; the first is taken before the first update. Short fits are looked at more
+# often, so that every fit is measured a few times.
 INTERVAL = 100
+MIN_INTERVAL = 10
+MEASUREMENTS = 4
 # The permutation test runs the network once per lag: every so many measurements.
 PAST_USE_EVERY = 5
 PROBE_WINDOWS = 64
@@ -58,7 +62,7 @@ class GradientMonitor(ABC):
 
     @abstractmethod
     def is_due(self, step: int) -> bool:
-        """Whether to measure after this update."""
+        """Whether to measure after this update; 0 is before the first."""
 
     @abstractmethod
     def measure(self, step: int) -> dict[str, float]:
@@ -90,6 +94,7 @@ class RecurrentMonitor(GradientMonitor):
         preset: `economy` or `full`.
         need_steps: Measured exactly, if it lies within the context.
         truncation_steps: As in training.
+        max_steps: Budget of the fit; None = long.
     """
 
     def __init__(
@@ -99,16 +104,18 @@ class RecurrentMonitor(GradientMonitor):
         preset: Preset,
         need_steps: int | None,
         truncation_steps: int | None = None,
+        max_steps: int | None = None,
     ) -> None:
         self.forecaster, self.probe, self.preset = forecaster, probe, preset
+        self.interval = INTERVAL if max_steps is None else max(min(INTERVAL, max_steps // MEASUREMENTS), MIN_INTERVAL)
         self.truncation_steps = truncation_steps
         length = probe.inputs.context.shape[1]
         self.need_steps = need_steps if need_steps is not None and need_steps <= length else None
         self.lags = log_spaced_lags(length, marks=(self.need_steps,) if self.need_steps else ())
 
     def is_due(self, step: int) -> bool:
-        """After the first update and every hundredth."""
-        return step == 1 or step % INTERVAL == 0
+        """Before the first update and after every hundredth, in short fits more often."""
+        return step % self.interval == 0
 
     def measure(self, step: int) -> dict[str, float]:
         """Measure on the probe.
@@ -125,7 +132,7 @@ class RecurrentMonitor(GradientMonitor):
         readings |= reach_readings(curves, self.need_steps)
         traces = trace_layers(self.forecaster, sub_batch)
         readings |= measure_gates(traces) | measure_states(traces)
-        readings |= measure_dead_decoder(self.forecaster, sub_batch)
+        readings |= measure_dead_decoder(self.forecaster, sub_batch) | measure_depth(self.forecaster, sub_batch)
         if self.preset == "full":
             readings |= self._measure_fully(step, sub_batch)
         return readings
@@ -142,7 +149,7 @@ class RecurrentMonitor(GradientMonitor):
         shares = measure_series_share(self.forecaster, inputs, objective, self.probe.series)
         largest, share = next(iter(shares.items()))
         readings |= {"series_share/largest": share, "series_share/largest_series": float(largest)}
-        if len(inputs.context) > 1 and (step == 1 or step % (INTERVAL * PAST_USE_EVERY) == 0):
+        if len(inputs.context) > 1 and step % (self.interval * PAST_USE_EVERY) == 0:
             use = measure_past_use(self.forecaster, inputs, objective, repeats=1)
             readings["past_use/steps"] = float(use.used_steps)
             rises = zip(use.lags, use.increase, strict=True)

@@ -96,7 +96,11 @@ class Need:
 
 
 def estimate_need(
-    windows: NeedWindows, season_length: int | None = None, declared: int | None = None, seed: int = 0
+    windows: NeedWindows,
+    season_length: int | None = None,
+    declared: int | None = None,
+    seed: int = 0,
+    per_window: bool = True,
 ) -> Need:
     """Estimate how far back the data pays, or take the user's word.
 
@@ -105,6 +109,8 @@ def estimate_need(
         season_length: Steps per season, tried as a context beside log-spaced ones.
         declared: Need in steps that the user knows (`gradients.need_steps`).
         seed: Of the random features that stand for the covariates.
+        per_window: Whether the network scales every window by itself; False if it reads values as they are, whose level
+            is then part of what has to be remembered.
 
     Returns:
         The need with its evidence.
@@ -114,7 +120,7 @@ def estimate_need(
     windows = _affordable(windows)
     length, count = windows.context.shape[1], len(windows.context)
     num_training = count - int(VALIDATION_SHARE * count)
-    context, target = _unexplained(windows, num_training, seed)
+    context, target = _unexplained(windows, num_training, seed, per_window)
     seasons = find_seasons(context, windows.observed_mask)
     evidence = {"num_windows": float(count)}
     if seasons:
@@ -127,7 +133,7 @@ def estimate_need(
     ridge = NestedRidge(features, _thin_horizon(target), _thin_horizon(weight), num_training)
     marks = [season.steps for season in seasons] + [season_length or 1]
     steps = _smallest_sufficient(ridge, length, marks)
-    snapped = _combine(ridge, steps, [mark for mark in marks if 1 < mark <= length], length, windows.target.shape[1])
+    snapped = _combine(ridge, steps, [mark for mark in marks if 1 < mark <= length], windows.target.shape[1])
     errors = ridge.errors()
     evidence |= {"gain": _gain(errors, snapped), "error_full": errors[length], "error_without": errors[0]}
     source: Literal["ridge", "season"] = "season" if snapped != steps else "ridge"
@@ -177,18 +183,12 @@ def need_windows(
 
 
 def _unexplained(
-    windows: NeedWindows, num_training: int, seed: int
+    windows: NeedWindows, num_training: int, seed: int, per_window: bool
 ) -> tuple[Float[Tensor, "W L"], Float[Tensor, "W H"]]:
-    """Context and target in units of each window's spread, less what known covariates say; 0 where unknown."""
+    """Context and target in units of each window's or the whole spread, less what covariates say; 0 where unknown."""
     seen = windows.observed_mask
-    count = seen.sum(dim=1, keepdim=True).clamp(min=1)
     raw = torch.where(seen, windows.context, 0.0)
-    loc = raw.sum(dim=1, keepdim=True) / count
-    spread = (torch.where(seen, raw - loc, 0.0).square().sum(dim=1, keepdim=True) / count).sqrt()
-    # A nearly constant window among lively ones would otherwise count a thousandfold.
-    positive = spread[spread > 0]
-    floor = SCALE_FLOOR * positive.median() if len(positive) else torch.ones_like(spread[0, 0])
-    scale = spread.clamp(min=float(floor))
+    loc, scale = _window_spread(raw, seen) if per_window else _whole_spread(raw[:num_training], seen[:num_training])
     context, target = (((part - loc) / scale).clamp(-CLIP, CLIP) for part in (raw, windows.target))
     num_known = windows.future_covariates.shape[2]
     if num_known:
@@ -202,6 +202,24 @@ def _unexplained(
     context = torch.where(seen, context - _mean(context, seen), 0.0)
     real = windows.target_mask
     return context, torch.where(real, target - _mean(target[:num_training], real[:num_training]), 0.0)
+
+
+def _window_spread(raw: Float[Tensor, "W L"], seen: Bool[Tensor, "W L"]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every window, floored."""
+    count = seen.sum(dim=1, keepdim=True).clamp(min=1)
+    loc = raw.sum(dim=1, keepdim=True) / count
+    spread = (torch.where(seen, raw - loc, 0.0).square().sum(dim=1, keepdim=True) / count).sqrt()
+    # A nearly constant window among lively ones would otherwise count a thousandfold.
+    positive = spread[spread > 0]
+    floor = SCALE_FLOOR * positive.median() if len(positive) else torch.ones_like(spread[0, 0])
+    return loc, spread.clamp(min=float(floor))
+
+
+def _whole_spread(raw: Float[Tensor, "W L"], seen: Bool[Tensor, "W L"]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over all windows, the same for every one of them."""
+    values = raw[seen]
+    spread = values.std() if len(values) > 1 else raw.new_zeros(())
+    return _mean(raw, seen), spread if spread > 0 else torch.ones_like(spread)
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -234,35 +252,37 @@ def _thin_horizon(part: Float[Tensor, "W H"]) -> Float[Tensor, "W h"]:
 
 
 def _smallest_sufficient(ridge: NestedRidge, length: int, marks: Iterable[int]) -> int:
-    """Smallest context within the tolerance of the whole one: log-spaced, then halved into the last gap."""
+    """Smallest context within the tolerance of the best one: log-spaced, then halved into the last gap.
+
+    The whole context is the best one but where rows are few and its regression learns them by heart.
+    """
     spaced = {round(length ** (index / (NUM_CONTEXTS - 1))) for index in range(NUM_CONTEXTS)}
     contexts = sorted({0, 2, 3, *spaced, *marks} & set(range(length + 1)))
-    enough = next(index for index, steps in enumerate(contexts) if _is_sufficient(ridge, steps, length))
+    best = min(contexts, key=lambda steps: float(ridge.block_errors(steps).mean()))
+    enough = next(index for index, steps in enumerate(contexts) if _is_sufficient(ridge, steps, best))
     low, high = contexts[max(enough - 1, 0)], contexts[enough]
     while high - low > max(1, REFINEMENT * high):
         middle = (low + high) // 2
-        low, high = (low, middle) if _is_sufficient(ridge, middle, length) else (middle, high)
-    for steps in contexts[enough:]:
-        ridge.block_errors(steps)  # the rest of the curve, for the figure
+        low, high = (low, middle) if _is_sufficient(ridge, middle, best) else (middle, high)
     return high
 
 
-def _is_sufficient(ridge: NestedRidge, steps: int, length: int) -> bool:
-    blocks, full = ridge.block_errors(steps), ridge.block_errors(length)
+def _is_sufficient(ridge: NestedRidge, steps: int, best: int) -> bool:
+    blocks, full = ridge.block_errors(steps), ridge.block_errors(best)
     excess = blocks - full
     standard_error = float(excess.std()) / math.sqrt(len(excess)) if len(excess) > 1 else 0.0
     is_close = float(excess.mean()) <= TOLERANCE * float(full.mean())
     return is_close or float(excess.mean()) <= MIN_STANDARD_ERRORS * standard_error
 
 
-def _combine(ridge: NestedRidge, steps: int, seasons: Sequence[int], length: int, horizon: int) -> int:
+def _combine(ridge: NestedRidge, steps: int, seasons: Sequence[int], horizon: int) -> int:
     """Round a need to the season it stands for.
 
     A context just short of a season holds it for the last steps of the horizon only. And where one season brings nearly
     all that the whole context brings, the rest is averaging over several seasons: a matter of a few percent of an
     error that is small already, not of something that lies further back.
     """
-    without, full = (float(ridge.block_errors(context).mean()) for context in (0, length))
+    without, full = float(ridge.block_errors(0).mean()), min(ridge.errors().values())
     for season in sorted(seasons):
         if max(season / 2, season - horizon) < steps <= season:
             return season

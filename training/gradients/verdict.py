@@ -44,7 +44,8 @@ class Finding(BaseModel):
         remedies: Settings that address it, the best first.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A ratio may be infinite, and JSON has no number for it.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     rule: str
     severity: Severity

@@ -101,25 +101,27 @@ def details(summary: str, body: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{body}</details>"
 
 
-def html_page(title: str, body: str) -> str:
-    """The whole document: no request leaves it, also if a text in it tried to."""
+def html_page(title: str, body: str, style: str = "", script: str = "") -> str:
+    """The whole document: no request leaves it, also if a text in it tried to; `style` and `script` are added to the page's."""
     policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
-        f"<script>{_SCRIPT}</script>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        f"<script>{_SCRIPT}{script}</script>\n</body>\n</html>\n"
     )
 
 
 _STYLE = """
 :root { --page: #f6f7f9; --card: #fff; --ink: #1c2430; --faint: #5d6875; --line: #e2e6eb; --blue: #0072b2;
-  --red: #c85200; --green: #00805d; --amber: #8a5a00; --on-colour: #fff; --code: #eef1f5; --shadow: 0 1px 3px
+  --red: #c85200; --green: #00805d; --amber: #8a5a00;
+  --violet: #7a4fb5; --pink: #b0427d; --on-colour: #fff; --code: #eef1f5; --shadow: 0 1px 3px
     #1c243014; }
 @media (prefers-color-scheme: dark) { :root { --page: #12161c; --card: #1b212a; --ink: #e8ecf1; --faint: #9aa6b4;
-  --line: #323b47; --blue: #4aa8e0; --red: #ff8f4d; --green: #3fcf9f; --amber: #eab54a; --on-colour: #0c1116;
+  --line: #323b47; --blue: #4aa8e0; --red: #ff8f4d; --green: #3fcf9f; --amber: #eab54a;
+  --violet: #b794f0; --pink: #f08cc0; --on-colour: #0c1116;
   --code: #252d38; --shadow: none; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",

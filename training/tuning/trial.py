@@ -150,7 +150,7 @@ class TrialRunner:
         started: float,
     ) -> tuple[TrialOutcome, dict[str, float | None]]:  # fmt: skip
         fit, judge = build_fit(
-            prepared, run, tracker, self.progress, self.stop_requested, lambda judge: TrialWatch(judge, trial)
+            prepared, run, tracker, self.progress, self.stop_requested, watch=lambda judge: TrialWatch(judge, trial)
         )
         write_gradients(run, judge.gather(fit.state, None))
         metrics: dict[str, float | None] = {}

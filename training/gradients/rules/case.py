@@ -15,6 +15,7 @@ from training.gradients.verdict import Finding, Remedy, Severity
 
 # A robust standard deviation from the median absolute deviation, for normal data.
 MAD_TO_SIGMA = 1.4826
+NUM_FIFTHS = 5
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Case:
     @classmethod
     def of(cls, evidence: Evidence, readings: Readings) -> Case:
         """Judge the skill once for all rules."""
-        return cls(evidence, readings, judge_skill(evidence))
+        return cls(evidence, readings, judge_skill(evidence, share_still_falling(readings.series("loss/train")[1])))
 
     def setting(self, key: str) -> Any:
         """A resolved configuration value; None if it is not there."""
@@ -81,6 +82,15 @@ class Case:
             rule=rule, severity=chosen, where=where, step=self.evidence.step, value=value, threshold=threshold,
             message=f"{message[:1].upper()}{message[1:]}.", remedies=tuple(remedies),
         )  # fmt: skip
+
+
+def share_still_falling(losses: Sequence[float]) -> float:
+    """Share by which the last fifth of a training loss lies below the fifth before; NaN if there are too few points."""
+    fifth = len(losses) // NUM_FIFTHS
+    if fifth < 2:
+        return math.nan
+    last, before = median(losses[-fifth:]), median(losses[-2 * fifth : -fifth])
+    return 1.0 - last / before if before > 0 else math.nan
 
 
 def median(values: Sequence[float]) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 
-from training.gradients.rules.case import Case, median, robust_sigma, smoothed
-from training.gradients.rules.remedies import GATED, GOOD_RATE, more_steps, usual_rate
+from training.gradients.rules.case import Case, robust_sigma, share_still_falling, smoothed
+from training.gradients.rules.remedies import ADAPTIVE, GATED, GOOD_RATE, more_steps, usual_rate
 from training.gradients.rules.thresholds import (
     EARLIEST_SHARE,
     OVERFIT_CHECKS,
@@ -16,9 +16,6 @@ from training.gradients.rules.thresholds import (
     UNTRAINED_POINTS,
 )
 from training.gradients.verdict import Finding, Remedy
-
-# Share of a layer's parameters that must never have moved for the layer, and not a detail, to be the fault.
-NUM_FIFTHS = 5
 
 
 def untrained_parameter(case: Case) -> list[Finding]:
@@ -70,10 +67,10 @@ def never_learned(case: Case) -> list[Finding]:
     budget = case.setting("fit.max_steps") or case.evidence.step
     if not case.skill.is_bad or (case.evidence.step < EARLIEST_SHARE * budget and not case.evidence.best_step):
         return []
-    still = _share_still_falling(case)
+    still = share_still_falling(case.values("loss/train"))
     remedies = []
     rate = case.setting("optimizer.learning_rate") or math.inf
-    plain = case.setting("optimizer.name") not in ("adam", "adamw", "nadam", "radam")
+    plain = case.setting("optimizer.name") not in ADAPTIVE
     if plain or not 3e-4 <= rate <= 1e-2:
         remedies.append(Remedy(why="a rate that adaptive optimizers usually train with", set=usual_rate(case)))
     elif still > STILL_FALLING and rate < GOOD_RATE:
@@ -98,13 +95,3 @@ def never_learned(case: Case) -> list[Finding]:
     course = "was still falling" if still > STILL_FALLING else "lies on a plateau"
     message = f"there is more to learn than was learned: {case.skill.sentence}; the training loss {course}"
     return [case.finding("never_learned", "val/mae", case.skill.ratio, case.skill.threshold, message, remedies)]
-
-
-def _share_still_falling(case: Case) -> float:
-    """Share by which the last fifth of the training loss lies below the fifth before; NaN if there are too few points."""
-    losses = case.values("loss/train")
-    fifth = len(losses) // NUM_FIFTHS
-    if fifth < 2:
-        return math.nan
-    last, before = median(losses[-fifth:]), median(losses[-2 * fifth : -fifth])
-    return 1.0 - last / before if before > 0 else math.nan

@@ -12,6 +12,8 @@ from training.gradients.verdict import Remedy
 TORCH_REACH = 15
 FORGET_BIAS_REACH = 45
 GATED = ("lstm", "gru")
+ADAPTIVE = ("adam", "adamw", "nadam", "radam")
+PLAIN = ("sgd", "nesterov")
 # Of AdamW with one cycle: high enough to arrive within a short budget, low enough for every recurrent network tried.
 GOOD_RATE = 5e-3
 
@@ -53,7 +55,7 @@ def longer_memory(case: Case, need: int) -> list[Remedy]:
 def usual_rate(case: Case) -> dict[str, Any]:
     """The optimizer and rate that recurrent forecasters usually train with."""
     settings: dict[str, Any] = {"optimizer.learning_rate": GOOD_RATE, "optimizer.schedule": "one_cycle"}
-    if case.setting("optimizer.name") not in ("adam", "adamw", "nadam", "radam"):
+    if case.setting("optimizer.name") not in ADAPTIVE:
         settings["optimizer.name"] = "adamw"
     if case.setting("fit.max_grad_norm") is None or case.setting("fit.max_grad_norm") < 0.1:
         settings["fit.max_grad_norm"] = 1.0

@@ -6,12 +6,21 @@ import math
 from dataclasses import dataclass
 
 from training.gradients.evidence import TRIVIAL_BASELINES, Evidence, Outcome
-from training.gradients.rules.thresholds import DECLARED_SHARE, LEARNABLE_SHARE, LINEAR_FACTOR, TRIVIAL_FACTOR
+from training.gradients.rules.thresholds import (
+    DECLARED_FALLING_SHARE,
+    DECLARED_SHARE,
+    LEARNABLE_SHARE,
+    LINEAR_FACTOR,
+    MISSING_SHARE,
+    STEEP_FALL,
+    TRIVIAL_FACTOR,
+)
 
 _WORDS = {
     "naive": "repeating the last value",
     "seasonal_naive": "repeating the last season",
     "mean": "the mean of the window",
+    "median": "the median of the series",
 }
 
 
@@ -34,35 +43,55 @@ class Skill:
     sentence: str
 
 
-def judge_skill(evidence: Evidence) -> Skill:
+def judge_skill(evidence: Evidence, falling: float = math.nan) -> Skill:
     """Hold the model's validation error against what learns nothing, and against a linear model.
 
     Args:
         evidence: With the outcome, if it was measured.
+        falling: Share by which the training loss fell over the last fifth of the run.
 
     Returns:
-        Bad if a linear model is 10 % better where it beats every trivial forecast, if nothing was gained over the
-        trivial ones although a need was declared, or if even those are 10 % better.
+        Bad if a linear model is better by 10 %, and by 15 % of what there is to gain, where it beats every trivial
+        forecast; if nothing was gained over the trivial ones although a need was declared; or if even those are 10 %
+        better.
     """
     outcome = evidence.outcome
     if outcome is None or not math.isfinite(outcome.trivial_error):
         return Skill(False, False, math.nan, math.nan, "")
     if not math.isfinite(outcome.val_error):
         return Skill(True, True, math.inf, TRIVIAL_FACTOR, "the forecasts are no numbers")
-    linear = outcome.baseline_error.get("linear", math.inf)
-    if linear < LEARNABLE_SHARE * outcome.trivial_error and outcome.val_error > LINEAR_FACTOR * linear:
-        return _against(outcome, linear, LINEAR_FACTOR, "that of a linear model")
-    trivial = _WORDS[_best_trivial(outcome)]
+    trivial = outcome.trivial_error
+    linear, whose = _linear_error(evidence, outcome)
+    if linear < LEARNABLE_SHARE * trivial:
+        limit = linear + max((LINEAR_FACTOR - 1) * linear, MISSING_SHARE * (trivial - linear))
+        if outcome.val_error > limit:
+            return _against(outcome, linear, LINEAR_FACTOR, whose)
     declared = evidence.need is not None and evidence.need.source == "declared"
-    if declared and outcome.val_error > DECLARED_SHARE * min(outcome.trivial_error, linear):
-        if linear < outcome.trivial_error:
-            return _against(outcome, linear, DECLARED_SHARE, "that of a linear model, although a need is declared")
-        return _against(
-            outcome, outcome.trivial_error, DECLARED_SHARE, f"that of {trivial}, although a need is declared"
-        )
-    is_bad = outcome.val_error > TRIVIAL_FACTOR * outcome.trivial_error
-    skill = _against(outcome, outcome.trivial_error, TRIVIAL_FACTOR, f"that of {trivial}")
+    share = DECLARED_FALLING_SHARE if falling > STEEP_FALL else DECLARED_SHARE
+    if declared and outcome.val_error > share * min(trivial, linear):
+        if linear < trivial:
+            return _against(outcome, linear, share, f"{whose}, although a need is declared")
+        words = _WORDS[_best_trivial(outcome)]
+        return _against(outcome, trivial, share, f"that of {words}, although a need is declared")
+    is_bad = outcome.val_error > TRIVIAL_FACTOR * trivial
+    skill = _against(outcome, trivial, TRIVIAL_FACTOR, f"that of {_WORDS[_best_trivial(outcome)]}")
     return Skill(True, is_bad, skill.ratio, skill.threshold, skill.sentence)
+
+
+def _linear_error(evidence: Evidence, outcome: Outcome) -> tuple[float, str]:
+    """The better of two linear models: the baseline, and what the regression behind the need found attainable.
+
+    That regression sees past covariates and beyond the network's context, which the baseline does not; its error counts
+    as a share of the constant forecast's.
+    """
+    baseline, need = outcome.baseline_error.get("linear", math.inf), evidence.need
+    if need is None or not need.errors or need.contexts[0] != 0 or need.errors[0] <= 0:
+        return baseline, "that of a linear model"
+    constant = "median" if evidence.settings.get("model.scaler") == "none" else "mean"
+    attainable = outcome.baseline_error.get(constant, math.inf) * min(need.errors) / need.errors[0]
+    if attainable < baseline:
+        return attainable, f"what a linear model with a context of {need.contexts[-1]} reaches"
+    return baseline, "that of a linear model"
 
 
 def _best_trivial(outcome: Outcome) -> str:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 from training.gradients.rules.case import Case, median, robust_sigma, smoothed
-from training.gradients.rules.remedies import GOOD_RATE, usual_rate
+from training.gradients.rules.remedies import GOOD_RATE, PLAIN, usual_rate
 from training.gradients.rules.thresholds import (
     CLIP_COEFFICIENT,
     CLIPPED_SHARE,
+    CONFIRMATIONS,
     DIVERGED_FACTOR,
     DIVERGED_POINTS,
     IMBALANCE_HIGH,
     IMBALANCE_LOW,
-    OSCILLATION_MADS,
     OSCILLATION_SIGN_SHARE,
+    OSCILLATION_SWING,
     SPIKE_FACTOR,
     SPIKE_Z,
     SPIKES_PER_1000_STEPS,
+    UPDATE_EARLY,
     UPDATE_HIGH,
     UPDATE_LOW,
     WARM_UP_POINTS,
@@ -78,30 +81,55 @@ def clip_dominated(case: Case) -> list[Finding]:
 
 
 def update_ratio(case: Case) -> list[Finding]:
-    """Updates too small to move the weights, or so large that they throw them about.
-
-    Large ones are looked for among the early steps as well: a rate far too high leaves a network that no longer moves.
-    """
-    ratios = {name: case.values(name) for name in case.readings.names("update_ratio/")}
-    ratios = {name: values for name, values in ratios.items() if values}
-    if not ratios:
+    """Updates too small to move the weights, or so large that they throw them about."""
+    names = [name for name in case.readings.names("update_ratio/") if case.values(name)]
+    if not names:
         return []
-    largest = max(ratios, key=lambda name: median(ratios[name]))
-    typical = median(ratios[largest])
-    early_name = max(ratios, key=lambda name: median(ratios[name][:WARM_UP_POINTS]))
-    early = median(ratios[early_name][:WARM_UP_POINTS])
     rate = case.setting("optimizer.learning_rate")
-    if typical < UPDATE_LOW:
-        where, value, threshold = largest.removeprefix("update_ratio/"), typical, UPDATE_LOW
-        message = f"a step moves the weights of {where}, the fastest layer, by {typical:.1g} of their size"
-        message += f": the rate of {rate:g} is too low"
-    elif max(typical, early) > UPDATE_HIGH:
-        where, value, threshold = early_name.removeprefix("update_ratio/"), max(typical, early), UPDATE_HIGH
-        message = f"a step moves the weights of {where} by {value:.2g} of their size: the rate of {rate:g} is too high"
-    else:
-        return []
+    name, value, threshold = _fastest(case, names)
+    words = "high"
+    if value <= threshold:
+        name, value, threshold, words = *_slowest(case, names), UPDATE_LOW, "low"
+        if value >= threshold:
+            return []
+    where = name.removeprefix("update_ratio/")
+    message = f"a step moves the weights of {where} by {value:.2g} of their size: the rate of {rate:g} is too {words}"
     remedy = Remedy(why=f"a rate that adaptive optimizers usually train with, {GOOD_RATE:g}", set=usual_rate(case))
     return [case.finding("update_ratio", where, value, threshold, message, [remedy])]
+
+
+def _fastest(case: Case, names: Sequence[str]) -> tuple[str, float, float]:
+    """The largest update with its limit: among the first steps, or at most steps.
+
+    A rate far too high is seen at the start alone: it leaves a network that no longer moves.
+    """
+    early = {name: _second_largest(case.values(name)[:WARM_UP_POINTS]) for name in names}
+    first = max(early, key=early.__getitem__)
+    if early[first] > UPDATE_EARLY:
+        return first, early[first], UPDATE_EARLY
+    usual = {name: median(case.values(name)) for name in names}
+    largest = max(usual, key=usual.__getitem__)
+    return largest, usual[largest], UPDATE_HIGH
+
+
+def _slowest(case: Case, names: Sequence[str]) -> tuple[str, float]:
+    """The layer that decides whether a rate is too low, with its usual update.
+
+    Adaptive optimizers move all layers alike, so it is the fastest; plain gradient descent may move the head and leave
+    the recurrence where it was.
+    """
+    usual = {name: median(case.values(name)) for name in names}
+    recurrent = [name for name in names if name.removeprefix("update_ratio/") in case.evidence.layers]
+    if case.setting("optimizer.name") in PLAIN and recurrent:
+        slow = min(recurrent, key=usual.__getitem__)
+    else:
+        slow = max(usual, key=usual.__getitem__)
+    return slow, usual[slow]
+
+
+def _second_largest(values: Sequence[float]) -> float:
+    """Confirmed by one more; 0 while there are too few."""
+    return sorted(values)[-CONFIRMATIONS] if len(values) >= CONFIRMATIONS else 0.0
 
 
 def layer_imbalance(case: Case) -> list[Finding]:
@@ -139,16 +167,14 @@ def divergence(case: Case) -> list[Finding]:
 
 
 def oscillation(case: Case) -> list[Finding]:
-    """The loss swings from check to check by more than its noise."""
+    """The loss swings from point to point by as much as half of its own size."""
     losses = case.values("loss/train")[WARM_UP_POINTS:]
     changes = [after - before for before, after in itertools.pairwise(losses)]
     if len(changes) < WARM_UP_POINTS:
         return []
     flips = sum(a * b < 0 for a, b in itertools.pairwise(changes)) / (len(changes) - 1)
     swing = median([abs(change) for change in changes]) / max(abs(median(losses)), 1e-12)
-    noise = max(robust_sigma(losses), 1e-12)
-    large = median([abs(change) for change in changes]) > OSCILLATION_MADS * noise
-    if not (flips > OSCILLATION_SIGN_SHARE and large):
+    if not (flips > OSCILLATION_SIGN_SHARE and swing > OSCILLATION_SWING):
         return []
     message = f"the training loss changes direction at {flips:.0%} of its points, by {swing:.0%} of its size"
     remedy = Remedy(why="smaller steps", set=usual_rate(case), restart="checkpoint")

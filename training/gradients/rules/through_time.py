@@ -11,6 +11,7 @@ from training.gradients.rules.case import Case, median
 from training.gradients.rules.remedies import FORGET_BIAS_REACH, GOOD_RATE, longer_memory, usual_rate
 from training.gradients.rules.thresholds import (
     CONFIRMATIONS,
+    DEPTH_SHARE,
     EXPLODING_RATIO,
     MEMORY_SHARE,
     UNUSED_DECLARED,
@@ -28,19 +29,29 @@ _NEED_WORDS = {
 
 
 def vanishing_through_time(case: Case) -> list[Finding]:
-    """Gradient at the need is lost: on the median of the run, so that neither start nor end decides alone."""
+    """Gradient at the need is lost: on the median of the run, so that neither start nor end decides alone.
+
+    A network that began with nothing there and built its memory late, or at the edge of explosion, has the same fault if
+    it still gains less from back there than a linear model does.
+    """
     need, ratios = case.shown_need, case.values(RATIO)
     if need is None or case.visible_steps < need.steps or len(ratios) < CONFIRMATIONS:
         return []
     ratio, used = median(ratios), case.evidence.past_gain
     enough = UNUSED_SHARE * need.gain if need.gain else UNUSED_DECLARED
     is_unused = used is not None and used < enough
-    if not (ratio < VANISHING_WARNING or (is_unused and ratio < VANISHING_UNUSED)):
+    is_lost = ratio < VANISHING_WARNING or (is_unused and ratio < VANISHING_UNUSED)
+    began_without = ratios[0] < VANISHING_FAULT and used is not None and used < max(need.gain, enough)
+    if not (is_lost or began_without):
         return []
+    if not is_lost:
+        ratio = ratios[0]
     half_life = median([value for name in case.readings.names("half_life/") for value in case.values(name)[-1:]])
     lost = "nothing that float32 could add" if ratio < VANISHING_FAULT else f"{ratio:.1g} of the gradient"
-    message = f"at lag {need.steps}, {_why_needed(need)}, {lost} is left"
-    if math.isfinite(half_life):
+    message = f"at lag {need.steps}, {_why_needed(need)}, {lost} {'is' if is_lost else 'was'} left"
+    if not is_lost:
+        message += " at the start"
+    elif math.isfinite(half_life):
         message += f"; its half-life is {half_life:.2g} steps"
     if need.gain:
         message += f"; a linear model gains {need.gain:.0%} from what lies back there"
@@ -50,19 +61,36 @@ def vanishing_through_time(case: Case) -> list[Finding]:
     return [case.finding("vanishing_through_time", where, ratio, VANISHING_WARNING, message, remedies)]
 
 
+def exploding_from_start(case: Case) -> list[Finding]:
+    """Gradient grows with lag before the first update: no rate has done that."""
+    peaks = [(case.values(name)[0], name) for name in _jacobians(case) if case.readings.series(name)[0][:1] == [0]]
+    return _explosion(case, [(ratio, name) for ratio, name in peaks if not math.isnan(ratio)])
+
+
 def exploding_through_time(case: Case) -> list[Finding]:
     """Gradient grows with lag; right on chaotic data whose loss falls (Mikhaeil et al. 2022)."""
+    if exploding_from_start(case):
+        return []
     peaks = []
-    for layer in (*case.evidence.layers, "stack"):
-        for name in case.readings.names(f"jacobian/{layer}@"):
-            values = [value for value in case.values(name) if not math.isnan(value)]
-            # Twice in a row, except infinity, which needs no second look.
-            confirmed = [min(pair) for pair in itertools.pairwise(values)] + [v for v in values if v == math.inf]
-            if confirmed:
-                peaks.append((max(confirmed), layer, int(name.rpartition("@")[2])))
+    for name in _jacobians(case):
+        values = [value for value in case.values(name) if not math.isnan(value)]
+        # Twice in a row, except infinity, which needs no second look.
+        confirmed = [min(pair) for pair in itertools.pairwise(values)] + [v for v in values if v == math.inf]
+        if confirmed:
+            peaks.append((max(confirmed), name))
+    return _explosion(case, peaks)
+
+
+def _jacobians(case: Case) -> list[str]:
+    return [name for layer in (*case.evidence.layers, "stack") for name in case.readings.names(f"jacobian/{layer}@")]
+
+
+def _explosion(case: Case, peaks: list[tuple[float, str]]) -> list[Finding]:
+    """The finding on the largest of `(ratio, name of its reading)`, if it is large enough."""
     if not peaks or max(peaks)[0] < EXPLODING_RATIO:
         return []
-    ratio, layer, lag = max(peaks)
+    ratio, name = max(peaks)
+    layer, _, lag = name.removeprefix("jacobian/").rpartition("@")
     message = f"the gradient of {layer} grows {ratio:.2g}-fold towards lag {lag}"
     remedies = explosion_remedies(case)
     return [case.finding("exploding_through_time", layer, ratio, EXPLODING_RATIO, message, remedies)]
@@ -98,6 +126,18 @@ def static_memory(case: Case) -> list[Finding]:
     remedies = longer_memory(case, need.steps)
     threshold = MEMORY_SHARE * need.steps
     return [case.finding("static_memory", "memory", slowest, threshold, message, remedies, severity)]
+
+
+def vanishing_through_depth(case: Case) -> list[Finding]:
+    """Little of the gradient at the last layer gets down to the first."""
+    layers = case.evidence.layers
+    shares = case.values(f"grad_depth/{layers[0]}") if len(layers) > 1 else []
+    share = median(shares)
+    if len(shares) < CONFIRMATIONS or not share < DEPTH_SHARE:
+        return []
+    message = f"of the gradient at {layers[-1]}, {share:.1g} arrives at {layers[0]}, {len(layers) - 1} layers below"
+    remedy = Remedy(why="every layer between takes its share", set={"model.num_layers": 1})
+    return [case.finding("vanishing_through_depth", layers[0], share, DEPTH_SHARE, message, [remedy])]
 
 
 def window_too_short(case: Case) -> list[Finding]:
