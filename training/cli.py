@@ -10,13 +10,16 @@ from importlib import import_module
 
 from models.errors import GradcastError
 
-# Verb -> what `gradcast --help` says about it. Its module is training.commands.<verb>.
+# Verb -> what `gradcast --help` says about it. Its module is training.commands.<verb>, with _ for -.
 VERBS: dict[str, str] = {
     "train": "fit one model, log it, register it",
     "preflight": "no training: how far the gradient reaches at the start, how far the data needs it to, what to change",
     "diagnose": "verdict, evidence and remedies of a run, running or finished",
     "forecast": "batch forecast from a file with a registered model or a bundle directory",
+    "explain": "which past steps and covariates a forecast comes from",
     "backtest": "rolling-origin evaluation of a config or a registered model, beside the baselines",
+    "tune": "search over a config's space, unhealthy trials pruned",
+    "lr-find": "a short test over learning rates, its curve and a suggestion; nothing is kept",
     "validate": "audit a data file: fixes are offered, not made",
     "models": "list, show, promote or roll back registered models",
     "gradcheck": "autograd against hand-derived backpropagation and finite differences",
@@ -31,6 +34,7 @@ VERBS: dict[str, str] = {
 EXIT_DONE, EXIT_ENVIRONMENT, EXIT_INPUT, EXIT_NUMERICAL, EXIT_UNHEALTHY, EXIT_STOPPED = 0, 1, 2, 3, 4, 130
 EXIT_CODES: dict[str, int] = {
     "tracking_unavailable": EXIT_ENVIRONMENT,
+    "study_unavailable": EXIT_ENVIRONMENT,
     "non_finite": EXIT_NUMERICAL,
 }
 
@@ -52,7 +56,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         if verb not in (None, name):
             verbs.add_parser(name, help=summary)
             continue
-        module = import_module(f"training.commands.{name}")
+        module = import_module(f"training.commands.{name.replace('-', '_')}")
         description = (module.__doc__ or summary).strip()
         formatter = argparse.RawDescriptionHelpFormatter
         subparser = verbs.add_parser(name, help=summary, description=description, formatter_class=formatter)

@@ -114,6 +114,12 @@ class PromotionRefusedError(GradcastError):
         return f"{self.where} stays what it is. {unmet} {self.remedy}"
 
 
+class StudyError(GradcastError):
+    """The database of a search's studies did not answer."""
+
+    code = "study_unavailable"
+
+
 class ModelNotFoundError(GradcastError):
     """A model name, version or alias that the registry does not hold."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +38,22 @@ OUTLIER_QUANTILE = 0.999
 MAX_FACT_SERIES = 200
 
 
+class Look(NamedTuple):
+    """One fit in mid-run.
+
+    Attributes:
+        outcome: Skill on some of the validation windows.
+        verdict: What the rules say now.
+        evidence: What it rests on.
+        is_confirmed: Whether a fault was found at this check and the one before, not in the first third of the budget.
+    """
+
+    outcome: Outcome
+    verdict: Verdict
+    evidence: Evidence
+    is_confirmed: bool
+
+
 class Judge:
     """Gathers evidence about one fit and draws the verdict.
 
@@ -61,18 +77,24 @@ class Judge:
 
     def is_hopeless(self, state: FitState) -> bool:
         """Whether two checks in a row, not in the first third of the budget, found a fault."""
-        if state.step < EARLIEST_SHARE * self.prepared.config.fit.max_steps:
-            return False
+        return not self._is_early(state) and self.look(state).is_confirmed
+
+    def look(self, state: FitState) -> Look:
+        """The verdict in mid-run, with the weights as they are now."""
         network = self.prepared.forecaster
         network.eval()
         result = self.evaluation.run("val", WATCH_WINDOWS)
         network.train()
-        evidence = self.gather(state, measure_outcome(result, self.prepared, state.step))
+        outcome = measure_outcome(result, self.prepared, state.step)
+        evidence = self.gather(state, outcome)
         verdict = conclude(evidence, state.readings)
         # "Not learning" alone is what a network that learns slowly or abruptly looks like from the inside.
         is_fault = verdict.verdict not in ("healthy", "inconclusive", "not_learning", "overfitting")
-        self._suspicions = self._suspicions + 1 if is_fault else 0
-        return self._suspicions >= WATCH_CONFIRMATIONS
+        self._suspicions = self._suspicions + 1 if is_fault and not self._is_early(state) else 0
+        return Look(outcome, verdict, evidence, self._suspicions >= WATCH_CONFIRMATIONS)
+
+    def _is_early(self, state: FitState) -> bool:
+        return state.step < EARLIEST_SHARE * self.prepared.config.fit.max_steps
 
     def gather(self, state: FitState, outcome: Outcome | None) -> Evidence:
         """Everything known about the fit at this point, with the weights in the network."""

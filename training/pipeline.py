@@ -318,8 +318,19 @@ def build_fit(
     progress: FitProgress,
     stop_requested: Callable[[], bool] = lambda: False,
     keep_start: bool = False,
+    watch: Callable[[Judge], Callable[[FitState], bool]] = build_watch,
 ) -> tuple[Fit, Judge]:
-    """Put data, network, loss and instruments together into a fit, and the judge of it beside them."""
+    """Put data, network, loss and instruments together into a fit, and the judge of it beside them.
+
+    Args:
+        prepared: Data and network.
+        run: Where checkpoints go.
+        tracker: Where metrics go.
+        progress: What the user sees of the fit.
+        stop_requested: Asked after every step.
+        keep_start: Whether the weights from before the first step compete for the best.
+        watch: Makes of the judge what is asked after every check; what it raises ends the fit.
+    """
     config, store = prepared.config, prepared.store
     windows = TrainingWindows(store, prepared.splits)
     validation = validation_cutoffs(prepared.splits, MAX_VALIDATION_WINDOWS)
@@ -332,14 +343,15 @@ def build_fit(
     judge = Judge(prepared, probe)
     fit = Fit(
         prepared.forecaster, data, loss, config.fit, config.optimizer, schedule, run.checkpoints, tracker, progress,
-        stop_requested, build_monitor(prepared, probe), _show_at_checks(prepared, run, judge), keep_start,
+        stop_requested, build_monitor(prepared, probe), _show_at_checks(prepared, run, judge, watch(judge)), keep_start,
     )  # fmt: skip
     return fit, judge
 
 
-def _show_at_checks(prepared: Prepared, run: RunDirectory, judge: Judge) -> Callable[[FitState], bool]:
+def _show_at_checks(
+    prepared: Prepared, run: RunDirectory, judge: Judge, is_hopeless: Callable[[FitState], bool]
+) -> Callable[[FitState], bool]:
     """What is asked after every check: whether to give up; on the way, whoever watches is shown how it stands."""
-    is_hopeless = build_watch(judge)
 
     def look(state: FitState) -> bool:
         evidence = judge.gather(state, None)

@@ -58,8 +58,12 @@ class Prepared:
         return self.forecaster.config.horizon
 
 
-def prepare(config: TrainingConfig) -> Prepared:
+def prepare(config: TrainingConfig, panel: Panel | None = None) -> Prepared:
     """Read the data, fill in the nulls, split, and build the network.
+
+    Args:
+        config: As the user wrote it.
+        panel: The data of `config.data`, where it has been read already.
 
     Raises:
         ConfigurationError: If no data file is named.
@@ -76,7 +80,8 @@ def prepare(config: TrainingConfig) -> Prepared:
     if config.fit.warm_start is not None:
         config, bundle = open_warm_start(config)
     columns = None if bundle is None else bundle.manifest.columns
-    panel = load_panel(config.data, horizon=config.model.horizon or 0, columns=columns)
+    if panel is None:
+        panel = load_panel(config.data, horizon=config.model.horizon or 0, columns=columns)
     config, notes, need = resolve_choices(config, panel)
     horizon, context_length = config.model.horizon, config.model.context_length
     assert horizon is not None

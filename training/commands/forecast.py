@@ -45,17 +45,22 @@ def run(options: argparse.Namespace) -> int:
     if options.output is not None and not options.output.name.endswith(WRITERS):
         message = f"must end in {', '.join(WRITERS)}, but is {options.output.name} instead."
         raise ConfigurationError([Problem("output_format", "--output", message)])
-    from training.config import load_config
-    from training.data.readers import read_frame
     from training.forecasting import forecast_frame
 
     bundle = open_bundle(options)
+    _write(forecast_frame(bundle, read_recent(bundle, options)), options)
+    return 0
+
+
+def read_recent(bundle: Any, options: argparse.Namespace) -> Any:
+    """The data file as a frame, with the columns that the model reads."""
+    from training.config import load_config
+    from training.data.readers import read_frame
+
     columns = bundle.manifest.columns
     roles = {name: getattr(columns, name) for name in ("futr_exog", "hist_exog", "stat_exog")}
     config = load_config(None, options.overrides, {f"data.{key}": list(names) for key, names in roles.items() if names})
-    forecast = forecast_frame(bundle, read_frame(Path(options.data), config.data))
-    _write(forecast, options)
-    return 0
+    return read_frame(Path(options.data), config.data)
 
 
 def open_bundle(options: argparse.Namespace) -> Any:
