@@ -16,11 +16,12 @@ from training.config import TrainingConfig, build_config
 from training.data.panel import Panel
 from training.errors import ConfigurationError, DataError, NumericalError
 from training.evaluation import finite_metrics
+from training.gradients.conclusion import conclude_non_finite
 from training.gradients.evidence import Outcome
 from training.gradients.verdict import Verdict
 from training.judgement import Judge, Look, flat_settings
 from training.loop import FitState
-from training.pipeline import build_fit, non_finite_verdict
+from training.pipeline import build_fit
 from training.preparation import Prepared, prepare
 from training.progress import FitProgress
 from training.reporting import describe_run, write_gradients
@@ -166,7 +167,8 @@ class TrialRunner:
             verdict, evidence = look.verdict, look.evidence
             reason = "pruned_by_verdict" if end.is_unhealthy else "pruned_by_validation"
         except NumericalError as error:
-            verdict, evidence = non_finite_verdict(error), judge.gather(fit.state, None)
+            evidence = judge.gather(fit.state, None)
+            verdict = conclude_non_finite(str(error), error.where, error.step, evidence, fit.state.readings)
             reason = "pruned_by_verdict"
         write_gradients(run, evidence, fit.state.readings, verdict)
         outcome = _outcome(reason, verdict, evidence.outcome, fit.state, prepared, settings)
