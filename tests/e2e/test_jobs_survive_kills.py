@@ -113,7 +113,7 @@ def test_a_job_survives_the_death_of_service_and_worker(site, repository):
     assert job.state == "running"  # the job goes on without the service
     (worker,) = [pid for pid in site.processes() if b"app.jobs" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(worker, signal.SIGKILL)
-    wait_for(lambda: job.state == "pending", 30)
+    wait_for(lambda: job.state == "pending")
     assert site.processes() == []
     # What is left of four thousand steps would outlast the test.
     config = (job.run / "config.yaml").read_text()
