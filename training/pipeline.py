@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.bundle import save_bundle
+from models.config import HeadName, usual_scaler
 from training.backtest import BacktestResult
 from training.checkpoint import LAST, read_checkpoint, restore_network
 from training.config import TrainingConfig
@@ -230,7 +231,8 @@ def fit_and_judge(
     try:
         state = fit.run()
     except NumericalError as error:
-        write_gradients(run, judge.gather(fit.state, None), fit.state.readings, non_finite_verdict(error))
+        verdict = non_finite_verdict(error, prepared.config.model.head)
+        write_gradients(run, judge.gather(fit.state, None), fit.state.readings, verdict)
         raise
     say(f"fit ended at step {state.step}; best validation loss {state.best_val_loss:.4f} at step {state.best_step}")
     backtests = judge.evaluation.run_all()
@@ -296,12 +298,12 @@ def _log_failure(tracker: Tracker, error: BaseException) -> None:
     tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
 
 
-def non_finite_verdict(error: NumericalError) -> Verdict:
+def non_finite_verdict(error: NumericalError, head: HeadName = "quantile") -> Verdict:
     """The verdict on a fit that stopped because a number was none."""
     remedies = (
         Remedy(why="smaller steps", set={"optimizer.learning_rate": 1e-4}),
         Remedy(why="bound the gradient", set={"fit.max_grad_norm": 1.0}),
-        Remedy(why="scale every window", set={"model.scaler": "standard"}),
+        Remedy(why="scale every window", set={"model.scaler": usual_scaler(head)}),
     )
     finding = Finding(
         rule="non_finite", severity="fault", where=error.where, step=0, value=math.inf, threshold=0.0,

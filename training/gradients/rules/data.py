@@ -18,8 +18,9 @@ def scale(case: Case) -> list[Finding]:
     if data is None:
         return []
     size = max(data.level, data.spread)
-    remedy = Remedy(why="scale every window inside the network", set={"model.scaler": "standard"})
+    remedy = Remedy(why="scale every window inside the network", set={"model.scaler": case.usual_scaler})
     robust = Remedy(why="a scale that outliers do not set", set={"model.scaler": "robust"})
+    robust = robust if case.usual_scaler == "standard" else remedy
     remedies = [robust if case.setting("model.scaler") == "standard" else remedy]
     if size > INPUT_SIZE:
         message = f"the network reads values of size {size:.3g}; its units and rates are made for about 1"

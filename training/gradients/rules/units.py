@@ -61,7 +61,7 @@ def _unstick(case: Case) -> list[Remedy]:
         if case.setting(key) is not None:
             settings[key] = None
     if case.setting("model.scaler") == "none":
-        settings["model.scaler"] = "standard"
+        settings["model.scaler"] = case.usual_scaler
     settings["model.initialization"] = "forget_bias" if case.setting("model.architecture") == "lstm" else "orthogonal"
     need = case.shown_need
     first = Remedy(why="gates and states that start where they can move", set=settings)
