@@ -26,7 +26,7 @@ from training.loop import FitInterruptedError
 from training.run_directory import RunDirectory
 from training.tracking.tracker import _NoopTracker
 
-ARCHITECTURES = ("linear", "rnn", "gru", "lstm")
+ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "segrnn")
 
 
 def write_series(path: Path, num_series: int = 3, num_rows: int = 240, seed: int = 0) -> Path:

@@ -11,7 +11,7 @@ from training.gradients.verdict import Remedy
 # of 1 to that (measured at 64 units; the table of reach in the tests).
 TORCH_REACH = 15
 FORGET_BIAS_REACH = 45
-GATED = ("lstm", "gru")
+GATED = ("lstm", "gru", "segrnn")
 # Of AdamW with one cycle: high enough to arrive within a short budget, low enough for every recurrent network tried.
 GOOD_RATE = 5e-3
 
