@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 
@@ -20,20 +19,6 @@ from training.report.view import write_view
 
 pytestmark = [pytest.mark.browser, pytest.mark.network]
 HOURS = "".join(f"2026-01-{1 + hour // 24:02d}T{hour % 24:02d}:00:00,{50 + hour % 24}\n" for hour in range(300))
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """A browser with a fresh profile; skipped where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as started:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = started.chromium.launch(executable_path=path, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -98,9 +98,7 @@ def headline(verdict: Verdict, evidence: Evidence, unit: Unit, typical_reach: in
         if typical_reach is not None and typical_reach < need:
             told = _only_the_last(typical_reach)
             return f"For most of its training, the network was told about {told} of the {unit.count(need)} it needs."
-        return (
-            f"For much of its training, the network was told next to nothing about what lies {unit.count(need)} back."
-        )
+        return f"The network learned too little from what lies {unit.count(need)} back."
     if verdict.verdict == "window_too_short" and need is not None:
         shown = _visible_steps(evidence)
         return f"The network is shown only the last {shown:,} of the {unit.count(need)} the data needs."
@@ -152,7 +150,7 @@ def explanation(verdict: Verdict, evidence: Evidence, unit: Unit, typical_reach:
         )
     elif verdict.verdict == "vanishing" and verdict.need_steps is not None and reach >= verdict.need_steps:
         arrives = (
-            f"Over the training as a whole, less than a thousandth of it was left {unit.count(verdict.need_steps)} back, "
+            f"During part of this training little or nothing of it was left {unit.count(verdict.need_steps)} back, "
             "although it got there at the end."
         )
     elif reach >= context:
