@@ -1,4 +1,8 @@
-"""A bare loop: fused LSTM, linear head, windows by index, Adam. Variant `malloc` tunes the allocator first."""
+"""A bare loop: fused LSTM, windows by index, Adam; no norms, no tracking, no validation.
+
+Variants, comma-separated: `malloc` tunes the allocator first; `linear` maps the final state to the horizon with one
+linear layer, as most tutorials do, instead of the layers that gradcast's network has after its LSTM.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,8 @@ from fit_job import (
 )
 
 arguments = read_arguments()
-if arguments.variant == "malloc":
+variant = arguments.variant.split(",")
+if "malloc" in variant:
     sys.path.insert(0, str(repository()))
     from training.allocator import keep_freed_memory
 
@@ -32,7 +37,7 @@ import torch  # noqa: E402  after the allocator is set
 import_seconds = time.perf_counter() - STARTED
 
 
-class Network(torch.nn.Module):
+class LinearHead(torch.nn.Module):
     """The last hidden state of an LSTM, mapped to the horizon."""
 
     def __init__(self) -> None:
@@ -46,6 +51,23 @@ class Network(torch.nn.Module):
         return self.head(output[:, -1])
 
 
+class SameNetwork(torch.nn.Module):
+    """The layers of gradcast's network: value and observed flag in, features per horizon step out of the final state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = torch.nn.LSTM(2, arguments.hidden_size, arguments.num_layers, batch_first=True)
+        self.steps = torch.nn.Linear(arguments.hidden_size, HORIZON * 16)
+        self.mixer = torch.nn.Linear(16, 64)
+        self.head = torch.nn.Linear(64, 1)
+
+    def forward(self, context: torch.Tensor) -> torch.Tensor:
+        """Forecast (B, HORIZON) from a context (B, CONTEXT_LENGTH)."""
+        output, _ = self.lstm(torch.stack((context, torch.ones_like(context)), dim=-1))
+        steps = torch.relu(self.steps(output[:, -1])).view(-1, HORIZON, 16)
+        return self.head(torch.relu(self.mixer(steps)))[..., 0]
+
+
 def main() -> None:
     """Train and report."""
     torch.set_num_threads(arguments.threads)
@@ -54,7 +76,7 @@ def main() -> None:
     values = torch.from_numpy(build_values()).reshape(-1)
     windows_per_series = NUM_ROWS - CONTEXT_LENGTH - HORIZON + 1
     offsets = torch.arange(CONTEXT_LENGTH + HORIZON)
-    network = Network()
+    network = LinearHead() if "linear" in variant else SameNetwork()
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     prepare_seconds = time.perf_counter() - started
     clock = StepClock(arguments.warm_up)
