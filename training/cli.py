@@ -35,6 +35,7 @@ EXIT_DONE, EXIT_ENVIRONMENT, EXIT_INPUT, EXIT_NUMERICAL, EXIT_UNHEALTHY, EXIT_ST
 EXIT_CODES: dict[str, int] = {
     "tracking_unavailable": EXIT_ENVIRONMENT,
     "study_unavailable": EXIT_ENVIRONMENT,
+    "worker_lost": EXIT_ENVIRONMENT,
     "non_finite": EXIT_NUMERICAL,
 }
 

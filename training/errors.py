@@ -87,6 +87,12 @@ class CheckpointError(GradcastError):
     code = "checkpoint_invalid"
 
 
+class WorkerLostError(GradcastError):
+    """A process of a fit with several workers that ended or cannot be reached."""
+
+    code = "worker_lost"
+
+
 class TrackingError(GradcastError):
     """The tracking server or the registry refused or did not answer."""
 

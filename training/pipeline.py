@@ -13,20 +13,20 @@ from training.checkpoint import LAST, read_checkpoint, restore_network
 from training.checks import Check, run_checks
 from training.config import TrainingConfig
 from training.conformal import CalibrationReport, calibrate
-from training.data.windows import TrainingWindows, validation_cutoffs
-from training.errors import NumericalError
+from training.errors import ConfigurationError, NumericalError, Problem
 from training.evaluation import baseline_metrics, finite_metrics
 from training.final_fit import fit_on_all_rows
+from training.following import send_assignment
 from training.gradients.conclusion import conclude, conclude_non_finite
 from training.gradients.evidence import Evidence
 from training.gradients.schedule import logging_schedule, never
 from training.gradients.verdict import Verdict
 from training.healing import Healing
 from training.judgement import Judge, build_monitor, build_probe, build_watch
-from training.loop import Fit, FitData, FitInterruptedError, FitState
+from training.loop import Fit, FitInterruptedError, FitState
 from training.losses import build_loss
 from training.model_card import write_model_card
-from training.preparation import DTYPES, Prepared, prepare, series_scale_floor
+from training.preparation import Prepared, build_fit_data, prepare
 from training.progress import SILENT_PROGRESS, FitProgress, RecordedProgress
 from training.report.review import RunReview, Status
 from training.report.view import write_view
@@ -42,9 +42,9 @@ from training.reporting import (
     write_reports,
 )
 from training.run_directory import RunDirectory
+from training.team import ALONE, Team
 from training.tracking.tracker import NOOP_TRACKER, RegisteredModel, RegistrationRequest, Tracker
 
-MAX_VALIDATION_WINDOWS = 1024
 PROGRESS = "progress.jsonl"
 
 Say = Callable[[str], None]
@@ -140,6 +140,7 @@ def train(
     resume: RunDirectory | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     parent: Parent | None = None,
+    team: Team = ALONE,
 ) -> TrainingResult:
     """Fit one model, judge it, log it, register it.
 
@@ -152,6 +153,7 @@ def train(
         resume: A run to continue.
         stop_requested: Asked after every step.
         parent: The run this one is meant to mend; such a run is registered only if it is healthy.
+        team: The processes that fit it together; this one leads.
 
     Returns:
         Everything there is to report.
@@ -162,6 +164,9 @@ def train(
     """
     prepared = prepare(config)
     config = prepared.config
+    if config.fit.batch_size < team.size:
+        message = f"must be at least one window per worker, but is {config.fit.batch_size} for {team.size} instead."
+        raise ConfigurationError([Problem("config_conflict", "fit.batch_size", message, "Raise it, or use fewer workers.")])
     for note in prepared.notes:
         say(note)
     run = resume or RunDirectory.create(config, output)
@@ -170,7 +175,7 @@ def train(
     if parent is not None and parent.checkpoint is not None:
         restore_network(prepared.forecaster, read_checkpoint(parent.checkpoint)[0], parent.checkpoint)
     try:
-        judged = fit_and_judge(prepared, run, tracker, progress, say, stop_requested, resume is not None)
+        judged = fit_and_judge(prepared, run, tracker, progress, say, stop_requested, resume is not None, team)
         result = _publish(prepared, run, judged, tracker)
         if config.tracking.register_model and (parent is None or result.verdict.verdict == "healthy"):
             result.model = _register(result, tracker)
@@ -216,6 +221,7 @@ def fit_and_judge(
     say: Say = _keep_quiet,
     stop_requested: Callable[[], bool] = lambda: False,
     resume: bool = False,
+    team: Team = ALONE,
 ) -> Judged:
     """The part of a run that computes; only checkpoints and what the fit is judged by are written.
 
@@ -227,6 +233,7 @@ def fit_and_judge(
         say: Told how the fit ended.
         stop_requested: Asked after every step.
         resume: Whether to go on from the last checkpoint, if there is one.
+        team: The processes that fit it together; this one leads.
 
     Returns:
         The fit with its verdict; the network holds the best weights.
@@ -237,12 +244,13 @@ def fit_and_judge(
     """
     keep_start = prepared.config.fit.warm_start is not None
     recorded = RecordedProgress(run.path / PROGRESS, progress)
-    fit, judge = build_fit(prepared, run, tracker, recorded, stop_requested, keep_start)
+    fit, judge = build_fit(prepared, run, tracker, recorded, stop_requested, keep_start, team=team)
     if resume and (run.checkpoints / LAST).exists():
         fit.resume()
         say(f"resumed at step {fit.state.step}")
     write_gradients(run, judge.gather(fit.state, None))
     try:
+        send_assignment(team, prepared)
         state = fit.run()
     except NumericalError as error:
         evidence = judge.gather(fit.state, None)
@@ -257,7 +265,7 @@ def fit_and_judge(
     if not prepared.config.fit.final:
         return judged
     say(f"final fit on all rows, for the chosen {max(1, state.best_step)} steps")
-    final = fit_on_all_rows(prepared, state, fit.data.validation, fit.loss_function, run, progress)
+    final = fit_on_all_rows(prepared, state, fit.data.validation, fit.loss_function, run, progress, team)
     return replace(judged, final=final)
 
 
@@ -319,6 +327,7 @@ def build_fit(
     stop_requested: Callable[[], bool] = lambda: False,
     keep_start: bool = False,
     watch: Callable[[Judge], Callable[[FitState], bool]] = build_watch,
+    team: Team = ALONE,
 ) -> tuple[Fit, Judge]:
     """Put data, network, loss and instruments together into a fit, and the judge of it beside them.
 
@@ -330,13 +339,9 @@ def build_fit(
         stop_requested: Asked after every step.
         keep_start: Whether the weights from before the first step compete for the best.
         watch: Makes of the judge what is asked after every check; what it raises ends the fit.
+        team: The processes that take a share of every batch each.
     """
-    config, store = prepared.config, prepared.store
-    windows = TrainingWindows(store, prepared.splits)
-    validation = validation_cutoffs(prepared.splits, MAX_VALIDATION_WINDOWS)
-    dtype = DTYPES[config.fit.precision]
-    floor = series_scale_floor(prepared.panel, prepared.splits, config.model.scaler != "none").to(store.device, dtype)
-    data = FitData(store, windows, validation, floor, prepared.panel.ids)
+    config, data = prepared.config, build_fit_data(prepared)
     loss = build_loss(config.fit.loss, prepared.forecaster.config.output_levels, config.model.head)
     schedule = never if config.gradients.preset == "off" else logging_schedule
     probe = build_probe(prepared, data, loss)
@@ -344,6 +349,7 @@ def build_fit(
     fit = Fit(
         prepared.forecaster, data, loss, config.fit, config.optimizer, schedule, run.checkpoints, tracker, progress,
         stop_requested, build_monitor(prepared, probe), _show_at_checks(prepared, run, judge, watch(judge)), keep_start,
+        team,
     )  # fmt: skip
     return fit, judge
 
