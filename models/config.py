@@ -12,6 +12,7 @@ InitializationName = Literal["torch", "orthogonal", "forget_bias", "chrono", "id
 HeadName = Literal["point", "quantile"]
 ConformalName = Literal["none", "split"]
 DecoderName = Literal["direct"]
+SkipName = Literal["none", "linear"]
 MAX_QUANTILE_LEVELS = 99
 
 
@@ -81,6 +82,7 @@ class RecurrentConfig(NetworkConfig):
         forget_bias: Total bias of the forget (GRU: update) gate at the start, overriding the initialization.
         init_gain: Factor on the recurrent matrices at the start.
         decoder: How the final state becomes a horizon.
+        skip: What goes from the window straight to the decoder, past the recurrence; see `models.skip`.
     """
 
     hidden_size: int = Field(default=64, ge=1, le=16_384)
@@ -90,6 +92,7 @@ class RecurrentConfig(NetworkConfig):
     forget_bias: float | None = None
     init_gain: float | None = Field(default=None, gt=0.0)
     decoder: DecoderName = "direct"
+    skip: SkipName = "none"
 
 
 class RNNConfig(RecurrentConfig):

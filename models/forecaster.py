@@ -16,6 +16,7 @@ from models.errors import ShapeError
 from models.heads import build_head
 from models.recurrent import RecurrentEncoder
 from models.scaling import build_scaler, inverse
+from models.skip import LinearSkip
 
 # Channels of the decoder's output; the head reads them.
 NUM_FEATURES = 64
@@ -158,7 +159,7 @@ class Forecaster(nn.Module, ABC):
 
 @final
 class RecurrentForecaster(Forecaster):
-    """Encoder over the context, direct decoder from the final state, head.
+    """Encoder over the context, direct decoder from the final state, head; if wanted, a linear skip to the decoder.
 
     Args:
         config: An `rnn`, `gru` or `lstm` description.
@@ -173,7 +174,9 @@ class RecurrentForecaster(Forecaster):
         self.encoder = RecurrentEncoder(config, input_size)
         self.dropout = nn.Dropout(config.dropout)
         num_covariates = config.num_future_covariates + config.num_static_covariates
-        self.decoder = DirectDecoder(config.hidden_size, config.horizon, num_covariates, NUM_FEATURES)
+        self.skip = LinearSkip(config.context_length, config.horizon) if config.skip == "linear" else None
+        num_channels = num_covariates + (self.skip is not None)
+        self.decoder = DirectDecoder(config.hidden_size, config.horizon, num_channels, NUM_FEATURES)
         self.head = build_head(config, NUM_FEATURES)
 
     def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H Q"]:
@@ -181,8 +184,10 @@ class RecurrentForecaster(Forecaster):
         encoded = self.encoder(self.encoder_inputs(inputs), truncation_steps=truncation_steps)
         state = self.dropout(encoded.states[-1][0][0])
         static = inputs.static_covariates[:, None].expand(-1, self.config.horizon, -1)
-        features = self.decoder(state, torch.cat((inputs.future_covariates, static), dim=-1))
-        prediction: Tensor = self.head(features)
+        channels = (inputs.future_covariates, static)
+        if self.skip is not None:
+            channels += (self.skip(inputs.context, inputs.observed_mask)[..., None],)
+        prediction: Tensor = self.head(self.decoder(state, torch.cat(channels, dim=-1)))
         return prediction
 
     def encoder_inputs(self, inputs: ForecastInputs) -> Float[Tensor, "B L C"]:
@@ -192,6 +197,7 @@ class RecurrentForecaster(Forecaster):
         return torch.cat((inputs.context[..., None], observed[..., None], inputs.past_covariates, static), dim=-1)
 
     def layers(self) -> dict[str, nn.Module]:
-        """`lstm.0`, `lstm.1`, ..., `decoder`, `head`."""
+        """`lstm.0`, `lstm.1`, ..., `decoder`, `head`, and `skip` where there is one."""
         recurrent = {f"{self.config.architecture}.{index}": layer for index, layer in enumerate(self.encoder.layers)}
-        return recurrent | {"decoder": self.decoder, "head": self.head}
+        after = {"decoder": self.decoder, "head": self.head}
+        return recurrent | after | ({} if self.skip is None else {"skip": self.skip})

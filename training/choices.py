@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from training.config import TrainingConfig, build_config
+from models.config import SkipName
+from training.config import ArchitectureName, TrainingConfig, build_config
 from training.data.panel import Panel
 from training.data_need import find_need, steps_to_cover
 from training.errors import DataError, Problem
@@ -58,6 +59,8 @@ def resolve_choices(config: TrainingConfig, panel: Panel) -> Choices:
     chosen.choose("model.context_length", *_context_length(panel, need, season, horizon, test_size))
     chosen.choose("optimizer.schedule", "one_cycle", f"for a budget of {config.fit.max_steps} steps")
     chosen.choose("tracking.model_name", model_name(config.data.path), "from the data file")
+    if config.model.architecture != "linear":
+        chosen.choose("model.skip", *_skip(config.model.architecture))
     if config.model.initialization is None:
         chosen.choose("model.initialization", *choose_initialization(chosen.config(), panel, steps_to_cover(need)))
     return Choices(chosen.config(), tuple(chosen.notes), need)
@@ -121,6 +124,12 @@ def _context_length(panel: Panel, need: Need | None, season: int, horizon: int, 
     parts = [f"a need of {steps} steps"] if steps > 1 else []
     parts += [f"a season of {season}"] if season > 1 else []
     return wanted, f"covers {', '.join([*parts, 'two horizons'])}"
+
+
+def _skip(architecture: ArchitectureName) -> tuple[SkipName, str]:
+    if architecture == "rnn":
+        return "none", "the plain network, as it is studied"
+    return "linear", "what a linear map of the window can do need not be learned through the recurrence"
 
 
 def _validate_lengths(panel: Panel, horizon: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from models.config import ConformalName, DecoderName, HeadName, InitializationName, ScalerName
+from models.config import ConformalName, DecoderName, HeadName, InitializationName, ScalerName, SkipName
 from training.errors import ConfigurationError, Problem
 
 ArchitectureName = Literal["linear", "rnn", "gru", "lstm"]
@@ -115,6 +115,8 @@ class ModelConfig(_Section):
     """Per-window scaling inside the network: standard, mean_abs, robust, last, revin or none."""
     decoder: DecoderName = "direct"
     """How the final state becomes the horizon."""
+    skip: SkipName | None = None
+    """Past the recurrence: linear hands a linear forecast from the window to the decoder; null = linear for gru and lstm."""
     head: HeadName = "quantile"
     """Output per step: point or quantile."""
     quantile_levels: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
