@@ -13,9 +13,9 @@ from models.config import GRUConfig, LSTMConfig, NetworkConfig, RNNConfig
 from models.conformal import build_calibration
 from models.decoders import DirectDecoder
 from models.errors import ShapeError
-from models.heads import build_head
+from models.heads import Head, build_output
 from models.recurrent import RecurrentEncoder
-from models.scaling import build_scaler, inverse
+from models.scaling import build_scaler
 
 # Channels of the decoder's output; the head reads them.
 NUM_FEATURES = 64
@@ -43,12 +43,13 @@ class ScaledForecast(NamedTuple):
     """A forecast without unit, and what brings the unit back.
 
     Attributes:
-        prediction: Quantiles in units of `scale` around `loc`.
+        prediction: What the head forecasts, in units of `scale` around `loc`: a point, quantiles, or the parameters of a
+            distribution.
         loc: Level of the window in the unit of `y`.
         scale: Spread of the window in the unit of `y`, positive.
     """
 
-    prediction: Float[Tensor, "B H Q"]
+    prediction: Float[Tensor, "B H K"]
     loc: Float[Tensor, "B 1"]
     scale: Float[Tensor, "B 1"]
 
@@ -78,6 +79,7 @@ class Forecaster(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.scaler = build_scaler(config.scaler)
+        self.output = build_output(config)
         self.calibration = build_calibration(config)
         self.register_buffer("past_loc", torch.zeros(config.num_past_covariates))
         self.register_buffer("past_scale", torch.ones(config.num_past_covariates))
@@ -105,7 +107,7 @@ class Forecaster(nn.Module, ABC):
             ShapeError: If a tensor does not fit the configuration.
         """
         forecast = self.forward_scaled(inputs)
-        quantiles = inverse(forecast.prediction, forecast.loc, forecast.scale)
+        quantiles = self.output.quantiles(forecast.prediction, forecast.loc, forecast.scale)
         calibrated: Tensor = self.calibration(quantiles, forecast.scale)
         return calibrated
 
@@ -117,7 +119,7 @@ class Forecaster(nn.Module, ABC):
             truncation_steps: Steps before the forecast origin beyond which no gradient passes; None = all.
 
         Returns:
-            Quantiles without unit, with level and scale.
+            Prediction without unit, with level and scale.
         """
         self._validate_shapes(inputs)
         window = self.scaler(inputs.context, inputs.observed_mask)
@@ -127,11 +129,11 @@ class Forecaster(nn.Module, ABC):
             future_covariates=self._standardise_future(inputs.future_covariates),
             static_covariates=(inputs.static_covariates - self.static_loc) / self.static_scale,
         )
-        prediction = self.scaler.undo_learned(self.predict_scaled(standardised, truncation_steps))
+        prediction = self.output.undo_learned(self.predict_scaled(standardised, truncation_steps), self.scaler)
         return ScaledForecast(prediction, window.loc, window.scale)
 
     @abstractmethod
-    def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H Q"]:
+    def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H K"]:
         """Forecast from inputs that are scaled and standardised already."""
 
     @abstractmethod
@@ -174,9 +176,9 @@ class RecurrentForecaster(Forecaster):
         self.dropout = nn.Dropout(config.dropout)
         num_covariates = config.num_future_covariates + config.num_static_covariates
         self.decoder = DirectDecoder(config.hidden_size, config.horizon, num_covariates, NUM_FEATURES)
-        self.head = build_head(config, NUM_FEATURES)
+        self.head = Head(NUM_FEATURES, self.output)
 
-    def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H Q"]:
+    def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H K"]:
         """Encode the context and decode the horizon from the final state."""
         encoded = self.encoder(self.encoder_inputs(inputs), truncation_steps=truncation_steps)
         state = self.dropout(encoded.states[-1][0][0])

@@ -11,6 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.config import (
+    COUNT_HEADS,
+    COUNT_SCALERS,
+    DISTRIBUTION_NAMES,
     GRUConfig,
     HeadName,
     LinearConfig,
@@ -41,7 +44,8 @@ DEPTHS = (1, 2)
 # Small enough for seconds, large enough that every axis is different and every gate, gap and covariate takes part.
 NUM_WINDOWS, CONTEXT_LENGTH, HORIZON, HIDDEN_SIZE, NUM_CHANNELS = 3, 5, 2, 4, 3
 QUANTILE_LEVELS = (0.1, 0.5, 0.8, 0.9)
-# Beside the defaults (standard scaler, quantile head and loss), each of these once, with the fastest network.
+# Beside the defaults (standard scaler, quantile head and loss), each of these and every distribution once, with the
+# fastest network.
 SCALERS: tuple[ScalerName, ...] = ("mean_abs", "robust", "last", "revin", "none")
 POINT_LOSSES: tuple[LossName, ...] = ("mae", "mse", "huber")
 
@@ -80,6 +84,9 @@ def _check_architecture(architecture: str, generator: torch.Generator) -> Iterat
             yield check_forecaster(_linear_config(scaler=scaler), generator)
         for loss in POINT_LOSSES:
             yield check_forecaster(_linear_config(head="point"), generator, loss)
+        for head in DISTRIBUTION_NAMES:
+            scaler = COUNT_SCALERS[0] if head in COUNT_HEADS else "standard"
+            yield check_forecaster(_linear_config(scaler, head), generator, "nll")
         return
     for config in _recurrent_configs(architecture):
         yield check_encoder(config, generator)
@@ -167,7 +174,8 @@ def check_forecaster(
 
     _, hand = differentiate_forecaster(config, _arrays(forecaster.state_dict()), example, loss)
     inputs = {name: tensor for name, tensor in example.inputs._asdict().items() if tensor.is_floating_point()}
-    what = f"forecaster, {config.scaler} scaler, {loss} loss"
+    measure = f"{config.head} likelihood" if config.head in DISTRIBUTION_NAMES else f"{loss} loss"
+    what = f"forecaster, {config.scaler} scaler, {measure}"
     return GradcheckRow(
         _label(config), what, _compare(scalar, inputs | dict(forecaster.named_parameters()), hand, generator)
     )

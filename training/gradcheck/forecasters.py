@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from models.config import GRUConfig, LinearConfig, LSTMConfig, NetworkConfig, RNNConfig
+from models.config import DISTRIBUTION_NAMES, GRUConfig, LinearConfig, LSTMConfig, NetworkConfig, RNNConfig
 from models.decoders import STEP_FEATURES
 from models.forecaster import ForecastInputs
 from models.heads import center_index
 from training.config import LossName
 from training.gradcheck.cells import Array, build_cell
+from training.gradcheck.likelihoods import constrained, masked_likelihood
 from training.gradcheck.pullbacks import AffineGradients, ScaledTarget, affine, masked_loss, non_crossing, relu
 from training.gradcheck.scalers import WindowStatistics, window_statistics
 from training.gradcheck.through_time import LayerWeights, backward_stack, forward_stack
@@ -64,7 +65,7 @@ def differentiate_forecaster(
         config: The network's description.
         weights: Its parameters and buffers by name, float64.
         example: What it reads and should forecast.
-        loss: `quantile`, `mae`, `mse` or `huber`.
+        loss: `quantile`, `mae`, `mse` or `huber`; a distribution has its likelihood.
 
     Returns:
         The loss, and its derivative with respect to every parameter (by its name) and every real-valued input (by its
@@ -74,11 +75,16 @@ def differentiate_forecaster(
     raw, network_pullback = (
         _linear(config, weights, read) if isinstance(config, LinearConfig) else _recurrent(config, weights, read)
     )
-    quantiles, head_pullback = non_crossing(raw, center_index(config.output_levels))
-    gain, shift = _learned_scaling(weights)
-    prediction = (quantiles - shift) / gain
     truth = ScaledTarget(*(tensor.numpy() for tensor in example[1:]))
-    value, d_loss = masked_loss(loss, config.output_levels, prediction, statistics.loc, statistics.scale, truth)
+    gain, shift = _learned_scaling(weights)
+    if config.head in DISTRIBUTION_NAMES:
+        assert config.scaler != "revin"
+        prediction, head_pullback = constrained(config.head, raw)
+        value, d_loss = masked_likelihood(config.head, prediction, statistics.loc, statistics.scale, truth)
+    else:
+        quantiles, head_pullback = non_crossing(raw, center_index(config.output_levels))
+        prediction = (quantiles - shift) / gain
+        value, d_loss = masked_loss(loss, config.output_levels, prediction, statistics.loc, statistics.scale, truth)
 
     d_quantiles = d_loss.prediction / gain
     d_read, gradients = network_pullback(head_pullback(d_quantiles))
@@ -126,7 +132,7 @@ def _learned_scaling(weights: Weights) -> tuple[Array | float, Array | float]:
 
 
 def _linear(config: NetworkConfig, weights: Weights, read: _Standardised) -> tuple[Array, _Pullback]:
-    shape = (-1, config.horizon, len(config.output_levels))
+    shape = (-1, config.horizon, len(weights["decoder.bias"]) // config.horizon)
     from_window, window_pullback = affine(read.scaled, weights["decoder.weight"], weights["decoder.bias"])
     covariates = _horizon_covariates(config, read)
     # A network without covariates has no such weight; a matrix without columns adds nothing.

@@ -100,7 +100,7 @@ def _unstick(case: Case) -> list[Remedy]:
         if case.setting(key) is not None:
             settings[key] = None
     if case.setting("model.scaler") == "none" and is_badly_scaled(case):
-        settings["model.scaler"] = "standard"
+        settings["model.scaler"] = case.usual_scaler
     need = case.shown_need
     if case.setting("model.architecture") not in GATED:
         settings["model.initialization"] = "orthogonal"
