@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
@@ -17,6 +17,7 @@ DISTRIBUTION_NAMES: tuple[DistributionName, ...] = get_args(DistributionName)
 COUNT_HEADS: tuple[HeadName, ...] = ("negative_binomial", "poisson")
 COUNT_SCALERS: tuple[ScalerName, ...] = ("mean_abs", "none")
 DecoderName = Literal["direct"]
+CellName = Literal["rnn", "gru", "lstm"]
 MAX_QUANTILE_LEVELS = 99
 
 
@@ -100,6 +101,7 @@ class RecurrentConfig(NetworkConfig):
         forget_bias: Total bias of the forget (GRU: update) gate at the start, overriding the initialization.
         init_gain: Factor on the recurrent matrices at the start.
         decoder: How the final state becomes a horizon.
+        cell: Kind of the recurrent layers, and their name in reports.
     """
 
     hidden_size: int = Field(default=64, ge=1, le=16_384)
@@ -109,6 +111,17 @@ class RecurrentConfig(NetworkConfig):
     forget_bias: float | None = None
     init_gain: float | None = Field(default=None, gt=0.0)
     decoder: DecoderName = "direct"
+    cell: ClassVar[CellName]
+
+    @property
+    def steps_per_update(self) -> int:
+        """Context steps that one update of the recurrent state reads."""
+        return 1
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the recurrent state over a context."""
+        return -(-self.context_length // self.steps_per_update)
 
 
 class RNNConfig(RecurrentConfig):
@@ -116,19 +129,47 @@ class RNNConfig(RecurrentConfig):
 
     architecture: Literal["rnn"] = "rnn"
     nonlinearity: Literal["tanh", "relu"] = "tanh"
+    cell: ClassVar[CellName] = "rnn"
 
 
 class GRUConfig(RecurrentConfig):
     """Gated recurrent unit (Cho et al. 2014, 1406.1078)."""
 
     architecture: Literal["gru"] = "gru"
+    cell: ClassVar[CellName] = "gru"
 
 
 class LSTMConfig(RecurrentConfig):
     """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate of Gers et al. 2000)."""
 
     architecture: Literal["lstm"] = "lstm"
+    cell: ClassVar[CellName] = "lstm"
 
 
-AnyNetworkConfig = Annotated[LinearConfig | RNNConfig | GRUConfig | LSTMConfig, Field(discriminator="architecture")]
-NETWORK_CONFIG_ADAPTER: TypeAdapter[LinearConfig | RNNConfig | GRUConfig | LSTMConfig] = TypeAdapter(AnyNetworkConfig)
+class SegRNNConfig(RecurrentConfig):
+    """Segment recurrent network (Lin et al. 2023, 2308.11200): a GRU that takes a whole segment per update.
+
+    Attributes:
+        segment_length: Steps per segment, of context and horizon alike.
+    """
+
+    architecture: Literal["segrnn"] = "segrnn"
+    segment_length: int = Field(default=24, ge=1, le=100_000)
+    decoder: Literal["direct"] = "direct"
+    cell: ClassVar[CellName] = "gru"
+
+    @property
+    def steps_per_update(self) -> int:
+        """A segment."""
+        return self.segment_length
+
+    @property
+    def num_output_segments(self) -> int:
+        """Segments that cover the horizon."""
+        return -(-self.horizon // self.segment_length)
+
+
+StepwiseConfig = RNNConfig | GRUConfig | LSTMConfig
+SomeNetworkConfig = LinearConfig | RNNConfig | GRUConfig | LSTMConfig | SegRNNConfig
+AnyNetworkConfig = Annotated[SomeNetworkConfig, Field(discriminator="architecture")]
+NETWORK_CONFIG_ADAPTER: TypeAdapter[SomeNetworkConfig] = TypeAdapter(AnyNetworkConfig)

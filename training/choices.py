@@ -17,6 +17,8 @@ from training.start_choice import choose_initialization
 
 # Horizon where the data has no season (M4 uses 6 for yearly and 8 for quarterly series).
 HORIZON_WITHOUT_SEASON = 8
+# Segments of the paper's experiments (Lin et al. 2023, 2308.11200).
+LONGEST_SEGMENT = 24
 # A series must hold the context once, and the horizon for training, validation and test.
 MIN_SHARE = 3
 
@@ -56,6 +58,8 @@ def resolve_choices(config: TrainingConfig, panel: Panel) -> Choices:
     panel = panel.extended(horizon)
     need = find_need(chosen.config(), panel)
     chosen.choose("model.context_length", *_context_length(panel, need, season, horizon, test_size))
+    if config.model.architecture == "segrnn":
+        chosen.choose("model.segment_length", *_segment_length(season, horizon))
     chosen.choose("optimizer.schedule", "one_cycle", f"for a budget of {config.fit.max_steps} steps")
     chosen.choose("tracking.model_name", model_name(config.data.path), "from the data file")
     if config.model.initialization is None:
@@ -121,6 +125,11 @@ def _context_length(panel: Panel, need: Need | None, season: int, horizon: int, 
     parts = [f"a need of {steps} steps"] if steps > 1 else []
     parts += [f"a season of {season}"] if season > 1 else []
     return wanted, f"covers {', '.join([*parts, 'two horizons'])}"
+
+
+def _segment_length(season: int, horizon: int) -> tuple[int, str]:
+    wanted, reason = (season, "one season") if 1 < season <= LONGEST_SEGMENT else (LONGEST_SEGMENT, "as in the paper")
+    return (wanted, reason) if wanted <= horizon else (horizon, "the horizon")
 
 
 def _validate_lengths(panel: Panel, horizon: int) -> None:

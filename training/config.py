@@ -22,7 +22,9 @@ from models.config import (
 )
 from training.errors import ConfigurationError, Problem
 
-ArchitectureName = Literal["linear", "rnn", "gru", "lstm"]
+ArchitectureName = Literal["linear", "rnn", "gru", "lstm", "segrnn"]
+# Where one set of defaults would not do justice to all: segrnn as its paper trains it (Lin et al. 2023, 2308.11200).
+ARCHITECTURE_DEFAULTS: dict[str, dict[str, Any]] = {"segrnn": {"hidden_size": 512, "dropout": 0.5, "scaler": "last"}}
 DataFormat = Literal["auto", "long", "wide", "tsf"]
 FillPolicy = Literal["mask", "ffill", "linear", "zero", "error"]
 IrregularPolicy = Literal["error", "resample"]
@@ -101,19 +103,21 @@ class ModelConfig(_Section):
     """The network."""
 
     architecture: ArchitectureName = "lstm"
-    """Network: linear, rnn, gru or lstm."""
+    """Network: linear, rnn, gru, lstm or segrnn."""
     context_length: int | None = Field(default=None, ge=1, le=100_000)
     """Past steps the network sees; null = covers the need, a season and two horizons."""
     horizon: int | None = Field(default=None, ge=1, le=100_000)
     """Future steps to forecast; null = one season."""
     hidden_size: int = Field(default=64, ge=1, le=16_384)
-    """Units per recurrent layer."""
+    """Units per recurrent layer (segrnn: 512)."""
     num_layers: int = Field(default=1, ge=1, le=64)
     """Recurrent layers on top of each other."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of units dropped between layers and before the decoder."""
+    """Share of units dropped between layers and before the output (segrnn: 0.5)."""
     nonlinearity: Literal["tanh", "relu"] = "tanh"
     """Activation of the rnn architecture."""
+    segment_length: int | None = Field(default=None, ge=1, le=100_000)
+    """Steps that segrnn reads and forecasts at a time; null = a season of at most 24 steps, else 24."""
     initialization: InitializationName | None = None
     """Start of the recurrent weights: torch, orthogonal, forget_bias, chrono, identity; null = the first that reaches."""
     forget_bias: float | None = None
@@ -121,7 +125,7 @@ class ModelConfig(_Section):
     init_gain: float | None = Field(default=None, gt=0.0)
     """Factor on the recurrent matrices at the start; null = 1."""
     scaler: ScalerName = "standard"
-    """Per-window scaling inside the network: standard, mean_abs, robust, last, revin or none."""
+    """Per-window scaling: standard, mean_abs, robust, last, revin or none (segrnn: last; counts: mean_abs)."""
     decoder: DecoderName = "direct"
     """How the final state becomes the horizon."""
     head: HeadName = "quantile"
@@ -131,6 +135,16 @@ class ModelConfig(_Section):
 
     conformal: ConformalName = "none"
     """Calibrate the quantiles on validation errors, per step ahead: none or split (a point head gets quantiles by it)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, given: Any) -> Any:
+        """An architecture or a head may have defaults of its own; what is written down stays."""
+        if not isinstance(given, Mapping):
+            return given
+        of_architecture = ARCHITECTURE_DEFAULTS.get(str(given.get("architecture")), {})
+        of_head = {"scaler": "mean_abs"} if given.get("head") in COUNT_HEADS else {}
+        return of_architecture | of_head | dict(given)
 
     @field_validator("quantile_levels")
     @classmethod

@@ -11,8 +11,8 @@ from models.forecaster import CovariateStatistics, Forecaster, ForecastInputs
 from models.heads import non_crossing
 from models.registry import build_forecaster
 
-ARCHITECTURES = ("linear", "rnn", "gru", "lstm")
-LENGTH, HORIZON = 12, 5
+ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "segrnn")
+LENGTH, HORIZON = 13, 5
 
 
 def build(architecture: str, **changes: object) -> Forecaster:
@@ -24,6 +24,8 @@ def build(architecture: str, **changes: object) -> Forecaster:
     } | changes  # fmt: skip
     if architecture != "linear":
         description = {"hidden_size": 8} | description
+    if architecture == "segrnn":
+        description |= {"segment_length": 2}  # of which neither context nor horizon is made up
     return build_forecaster(NETWORK_CONFIG_ADAPTER.validate_python(description)).double().eval()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from models.config import LSTMConfig
-from training.config import DataConfig, build_config
+from training.commands.options import ARCHITECTURES
+from training.config import ArchitectureName, DataConfig, build_config
 from training.data.counts import validate_counts
 from training.data.panel import build_panel
 from training.errors import ConfigurationError, DataError
@@ -26,7 +27,7 @@ def refusal(**sections: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("model", "fit", "words"),
     [
-        ({"head": "poisson"}, {}, "model.scaler: standard moves the zero"),
+        ({"head": "poisson", "scaler": "standard"}, {}, "model.scaler: standard moves the zero"),
         ({"head": "negative_binomial", "scaler": "revin"}, {}, "Set model.scaler: mean_abs"),
         ({"head": "normal"}, {"loss": "mse"}, "fit.loss: mse needs model.head: point; normal is trained by nll"),
         ({"head": "point"}, {"loss": "nll"}, "nll needs model.head: normal or student_t or"),
@@ -39,6 +40,21 @@ def test_an_impossible_combination_is_refused_with_its_key(
 ) -> None:
     """One problem, with what to set instead."""
     assert words in refusal(model=model, fit=fit)
+
+
+def test_an_architecture_and_a_head_bring_their_defaults() -> None:
+    """What is written down beats them; everything else keeps the common ones."""
+    segments = build_config({"model": {"architecture": "segrnn", "hidden_size": 32}}).model
+    assert (segments.hidden_size, segments.dropout, segments.scaler) == (32, 0.5, "last")
+    assert build_config({"model": {"architecture": "segrnn", "head": "poisson"}}).model.scaler == "mean_abs"
+    assert build_config({"model": {"head": "negative_binomial"}}).model.scaler == "mean_abs"
+    common = build_config({}).model
+    assert (common.hidden_size, common.dropout, common.scaler) == (64, 0.0, "standard")
+
+
+def test_the_command_line_offers_every_architecture() -> None:
+    """The list that `--help` shows is the configuration's."""
+    assert get_args(ArchitectureName) == ARCHITECTURES
 
 
 def test_a_bundle_cannot_describe_what_the_configuration_refuses() -> None:

@@ -9,7 +9,7 @@ from training.errors import MAX_SHOWN, DataError, Problem
 
 
 def validate_counts(panel: Panel, head: str) -> None:
-    """Refuse a target with observed values other than 0, 1, 2, ...
+    """Refuse a target with observed values other than 0, 1, 2 and so on.
 
     Args:
         panel: The series.

@@ -21,6 +21,9 @@ from models.config import (
     NetworkConfig,
     RNNConfig,
     ScalerName,
+    SegRNNConfig,
+    SomeNetworkConfig,
+    StepwiseConfig,
 )
 from models.errors import NetworkConfigError
 from models.forecaster import CovariateStatistics, Forecaster, ForecastInputs
@@ -39,10 +42,11 @@ from training.gradcheck.rows import GradcheckRow, TensorError
 from training.gradcheck.through_time import backward_stack, forward_stack
 from training.losses import build_loss
 
-ARCHITECTURES = ("linear", "rnn", "gru", "lstm")
+ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "segrnn")
 DEPTHS = (1, 2)
 # Small enough for seconds, large enough that every axis is different and every gate, gap and covariate takes part.
 NUM_WINDOWS, CONTEXT_LENGTH, HORIZON, HIDDEN_SIZE, NUM_CHANNELS = 3, 5, 2, 4, 3
+SEGMENT_LENGTH = 2
 QUANTILE_LEVELS = (0.1, 0.5, 0.8, 0.9)
 # Beside the defaults (standard scaler, quantile head and loss), each of these and every distribution once, with the
 # fastest network.
@@ -58,7 +62,7 @@ def run_gradcheck(architectures: Sequence[str] = ARCHITECTURES, seed: int = 0) -
     gaps in the window, encoder, decoder, head, loss with missing targets; parameters and every input).
 
     Args:
-        architectures: `linear`, `rnn` (tanh and relu), `gru`, `lstm`.
+        architectures: `linear`, `rnn` (tanh and relu), `gru`, `lstm`, `segrnn`.
         seed: Draws weights and data.
 
     Returns:
@@ -88,12 +92,18 @@ def _check_architecture(architecture: str, generator: torch.Generator) -> Iterat
             scaler = COUNT_SCALERS[0] if head in COUNT_HEADS else "standard"
             yield check_forecaster(_linear_config(scaler, head), generator, "nll")
         return
+    if architecture == "segrnn":
+        # Its encoder is the GRU's; context and horizon are no multiples of the segment.
+        for depth in DEPTHS:
+            sizes = {**_sizes(), "hidden_size": HIDDEN_SIZE, "num_layers": depth, "horizon": SEGMENT_LENGTH + 1}
+            yield check_forecaster(SegRNNConfig(**sizes, segment_length=SEGMENT_LENGTH), generator)
+        return
     for config in _recurrent_configs(architecture):
         yield check_encoder(config, generator)
         yield check_forecaster(config, generator)
 
 
-def check_encoder(config: RNNConfig | GRUConfig | LSTMConfig, generator: torch.Generator) -> GradcheckRow:
+def check_encoder(config: StepwiseConfig, generator: torch.Generator) -> GradcheckRow:
     """Check the recurrence alone, from explicit initial states, with a derivative arriving at every output.
 
     Args:
@@ -151,7 +161,7 @@ def _encoder_by_hand(
 
 
 def check_forecaster(
-    config: LinearConfig | RNNConfig | GRUConfig | LSTMConfig, generator: torch.Generator, loss: LossName = "quantile"
+    config: SomeNetworkConfig, generator: torch.Generator, loss: LossName = "quantile"
 ) -> GradcheckRow:
     """Check everything that training differentiates: from the past values and the weights to the loss.
 
@@ -211,7 +221,7 @@ def _linear_config(scaler: ScalerName = "standard", head: HeadName = "quantile")
     return LinearConfig(**_sizes(), scaler=scaler, head=head)
 
 
-def _recurrent_configs(architecture: str) -> Iterator[RNNConfig | GRUConfig | LSTMConfig]:
+def _recurrent_configs(architecture: str) -> Iterator[StepwiseConfig]:
     for depth in DEPTHS:
         sizes = {**_sizes(), "hidden_size": HIDDEN_SIZE, "num_layers": depth}
         if architecture == "rnn":
@@ -276,7 +286,7 @@ def _without_layer_axis(state: LayerState) -> State:
     return tuple(tensor[0].numpy() for tensor in state)
 
 
-def _label(config: LinearConfig | RNNConfig | GRUConfig | LSTMConfig) -> str:
+def _label(config: SomeNetworkConfig) -> str:
     if isinstance(config, LinearConfig):
         return "linear"
     name = f"rnn {config.nonlinearity}" if isinstance(config, RNNConfig) else config.architecture

@@ -86,7 +86,7 @@ def _dead(case: Case) -> list[Finding]:
             where = name.removeprefix("state/").removesuffix(".dead")
             message = f"{share:.0%} of the ReLU units of {where} are positive in under 1 % of places"
             settings = usual_rate(case)
-            if where != DECODER:
+            if where.startswith("rnn."):
                 settings |= {"model.nonlinearity": "tanh", "model.initialization": "orthogonal"}
             remedy = Remedy(why="units that pass a gradient, and steps that do not kill them", set=settings)
             findings.append(case.finding("dead_units", where, share, MOST_UNITS, message, [remedy]))
