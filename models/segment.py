@@ -91,9 +91,9 @@ def step_from_one_state(
     from_state = functional.linear(state, cell.weight_hh, cell.bias_hh)[:, None]
     size = state.shape[-1]
     # As few passes over B M D numbers as there can be: they cost more than the products now.
-    gates = torch.sigmoid(from_input[..., : 2 * size] + from_state[..., : 2 * size])
+    gates = (from_input[..., : 2 * size] + from_state[..., : 2 * size]).sigmoid_()
     reset, update = gates.split(size, dim=-1)
-    new = torch.tanh(torch.addcmul(from_input[..., 2 * size :], reset, from_state[..., 2 * size :]))
+    new = torch.addcmul(from_input[..., 2 * size :], reset, from_state[..., 2 * size :]).tanh_()
     return torch.lerp(new, state[:, None], update)
 
 
