@@ -11,6 +11,8 @@ from models.forecaster import ForecastInputs
 from models.initialization import layer_weights
 from models.registry import build_forecaster
 from models.segment import SegmentForecaster, step_from_one_state
+from models.stepwise import StepwiseForecaster
+from training.gradients.depth import measure_depth
 from training.gradients.envelope import measure_envelope
 from training.gradients.jacobian import measure_jacobian
 from training.gradients.memory import measure_static_memory
@@ -82,14 +84,17 @@ def test_lags_are_steps_not_segments(measure: object) -> None:
     assert curve.ratio[0] == pytest.approx(1.0)
 
 
-def test_the_jacobian_is_that_of_the_gru_over_as_many_updates() -> None:
-    """At lag 18 of 6-step segments it is what a step-by-step GRU with the same weights and inputs has at lag 3."""
-    net, windows = network(), inputs()
+def step_by_step(net: SegmentForecaster, windows: ForecastInputs) -> tuple[StepwiseForecaster, ForecastInputs]:
+    """A GRU that reads one embedded segment per step, with the same recurrent weights."""
     fed = net.encoder_inputs(net.standardise(windows)[0]).detach()
     torch.manual_seed(0)
     plain = build_forecaster(
-        GRUConfig(context_length=8, horizon=2, hidden_size=16, num_past_covariates=14, scaler="none")
-    )
+        GRUConfig(
+            context_length=8, horizon=2, hidden_size=16, num_layers=net.config.num_layers, num_past_covariates=14,
+            scaler="none",
+        )
+    )  # fmt: skip
+    assert isinstance(plain, StepwiseForecaster)
     plain = plain.double()
     plain.encoder = net.encoder
     twin = ForecastInputs(
@@ -100,10 +105,25 @@ def test_the_jacobian_is_that_of_the_gru_over_as_many_updates() -> None:
         torch.zeros(4, 0).double(),
     )
     plain.encoder_inputs = lambda _inputs: fed
+    return plain, twin
+
+
+def test_the_jacobian_is_that_of_the_gru_over_as_many_updates() -> None:
+    """At lag 18 of 6-step segments it is what a step-by-step GRU with the same weights and inputs has at lag 3."""
+    net, windows = network(), inputs()
+    plain, twin = step_by_step(net, windows)
     by_update = measure_jacobian(plain, twin, lags=(1, 2, 3, 4))[0]
     by_step = measure_jacobian(net, windows, lags=(6, 12, 18, 24))[0]
     assert by_step.lags == (6, 12, 18, 24)
     assert by_step.norms == pytest.approx(by_update.norms, rel=1e-12)
+
+
+def test_depth_is_that_of_the_gru_over_as_many_updates() -> None:
+    """Layer by layer, near the end of what it reads: in updates, whatever a segment holds."""
+    net, windows = network(num_layers=2), inputs()
+    measured = measure_depth(net, windows)
+    assert list(measured) == ["grad_depth/gru.0", "grad_depth/gru.1"]
+    assert measured == pytest.approx(measure_depth(*step_by_step(net, windows)), rel=1e-12)
 
 
 def test_memory_is_counted_in_steps() -> None:

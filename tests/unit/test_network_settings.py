@@ -29,6 +29,7 @@ def refusal(**sections: dict[str, Any]) -> str:
     [
         ({"head": "poisson", "scaler": "standard"}, {}, "model.scaler: standard moves the zero"),
         ({"head": "negative_binomial", "scaler": "revin"}, {}, "Set model.scaler: mean_abs"),
+        ({"head": "poisson", "conformal": "split"}, {}, "model.conformal: split shifts quantiles off the whole numbers"),
         ({"head": "normal"}, {"loss": "mse"}, "fit.loss: mse needs model.head: point; normal is trained by nll"),
         ({"head": "point"}, {"loss": "nll"}, "nll needs model.head: normal or student_t or"),
         ({"head": "point"}, {"loss": "quantile"}, "quantile needs model.head: quantile"),
@@ -61,6 +62,8 @@ def test_a_bundle_cannot_describe_what_the_configuration_refuses() -> None:
     """The network's own description holds the same rule."""
     with pytest.raises(ValidationError, match="zero stays zero"):
         LSTMConfig(context_length=4, horizon=2, head="poisson", scaler="standard")
+    with pytest.raises(ValidationError, match="leave the whole numbers"):
+        LSTMConfig(context_length=4, horizon=2, head="poisson", scaler="none", conformal="split")
 
 
 def counts_of(values: list[float]) -> None:
