@@ -40,7 +40,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             [
                 f"data.path={folder / 'data.csv'}", "data.futr_exog=[known]", "data.stat_exog=[size]", "data.calendar=none",
                 f"model.architecture={architecture}", f"model.head={head}", "model.hidden_size=16",
-                f"model.context_length={LENGTH}", f"model.horizon={HORIZON}", "data.season_length=7", "fit.max_steps=300", "optimizer.learning_rate=0.01",
+                f"model.context_length={LENGTH}",
+                f"model.horizon={HORIZON}", "data.season_length=7", "fit.max_steps=300", "optimizer.learning_rate=0.01",
                 "gradients.preset=off", "model.initialization=torch" if architecture != "linear" else "model.dropout=0.0",
             ],
         )  # fmt: skip
