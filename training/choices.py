@@ -18,6 +18,8 @@ from training.start_choice import choose_initialization
 
 # Horizon where the data has no season (M4 uses 6 for yearly and 8 for quarterly series).
 HORIZON_WITHOUT_SEASON = 8
+# Segments of the paper's experiments (Lin et al. 2023, 2308.11200).
+LONGEST_SEGMENT = 24
 # A series must hold the context once, and the horizon for training, validation and test.
 MIN_SHARE = 3
 
@@ -57,6 +59,8 @@ def resolve_choices(config: TrainingConfig, panel: Panel) -> Choices:
     panel = panel.extended(horizon)
     need = find_need(chosen.config(), panel)
     chosen.choose("model.context_length", *_context_length(panel, need, season, horizon, test_size))
+    if config.model.architecture == "segrnn":
+        chosen.choose("model.segment_length", *_segment_length(season, horizon))
     chosen.choose("optimizer.schedule", "one_cycle", f"for a budget of {config.fit.max_steps} steps")
     chosen.choose("tracking.model_name", model_name(config.data.path), "from the data file")
     if config.model.architecture != "linear":
@@ -127,9 +131,16 @@ def _context_length(panel: Panel, need: Need | None, season: int, horizon: int, 
 
 
 def _skip(architecture: ArchitectureName) -> tuple[SkipName, str]:
+    if architecture == "segrnn":
+        return "none", "it decodes whole segments"
     if architecture == "rnn":
         return "none", "the plain network, as it is studied"
     return "linear", "what a linear map of the window can do need not be learned through the recurrence"
+
+
+def _segment_length(season: int, horizon: int) -> tuple[int, str]:
+    wanted, reason = (season, "one season") if 1 < season <= LONGEST_SEGMENT else (LONGEST_SEGMENT, "as in the paper")
+    return (wanted, reason) if wanted <= horizon else (horizon, "the horizon")
 
 
 def _validate_lengths(panel: Panel, horizon: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.forecaster import RecurrentForecaster
 from models.initialization import GATES
 from training.config import OptimizerConfig
 from training.data.panel import Panel
@@ -206,10 +207,9 @@ def _memory(prepared: Prepared, held: int) -> MemoryEstimate:
     weights = sum(parameter.nbytes for parameter in network.parameters())
     model = config.model
     sequence = 0
-    if model.architecture != "linear":
-        assert model.context_length is not None
-        sequence = model.context_length * model.hidden_size * next(network.parameters()).element_size()
-    gates = max(len(GATES.get(model.architecture, ())), 1)
+    if isinstance(network, RecurrentForecaster):
+        sequence = network.config.num_updates * model.hidden_size * next(network.parameters()).element_size()
+    gates = max((len(GATES.get(layer.partition(".")[0], ())) for layer in network.layers()), default=0) or 1
     training = held + _SEQUENCES_IN_FLIGHT * config.fit.batch_size * sequence
     validation = (gates + 2) * VALIDATION_BATCH * sequence
     optimizer = weights * _moments(config.optimizer)

@@ -51,4 +51,5 @@ def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
             "skip",
         )
     }
-    return description | ({"nonlinearity": model.nonlinearity} if model.architecture == "rnn" else {})
+    of_kind = {"rnn": ("nonlinearity",), "segrnn": ("segment_length",)}.get(model.architecture, ())
+    return description | {key: getattr(model, key) for key in of_kind}
