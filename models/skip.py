@@ -34,7 +34,7 @@ class LinearSkip(nn.Module):
             observed_mask: True where the value is real; others count as equal to the last one.
         """
         last = last_observed(context, observed_mask)
-        distance = torch.where(observed_mask, context - last, 0.0)
+        distance = torch.where(observed_mask, context - last, 0.0).to(self.projection.weight.dtype)
         forecast: Tensor = self.projection(distance) + last
         return forecast
 

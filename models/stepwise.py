@@ -62,5 +62,6 @@ class StepwiseForecaster(RecurrentForecaster):
         return self.recurrent_layers() | after | ({} if self.skip is None else {"skip": self.skip})
 
     def relu_layers(self) -> dict[str, tuple[nn.Module, ...]]:
-        """Both of the decoder's."""
-        return {"decoder": (self.decoder.step_projection, self.decoder.mixer)}
+        """Those of the decoder that the past must pass through; with a skip it need not pass through the first."""
+        first = () if self.skip is not None else (self.decoder.step_projection,)
+        return {"decoder": (*first, self.decoder.mixer)}

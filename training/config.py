@@ -130,7 +130,7 @@ class ModelConfig(_Section):
     decoder: DecoderName = "direct"
     """How the final state becomes the horizon."""
     skip: SkipName | None = None
-    """Past the recurrence: linear hands a linear forecast from the window to the decoder; null = linear for gru and lstm."""
+    """Past the recurrence: linear hands the decoder a linear forecast; null = linear for gru and lstm left as they are."""
     head: HeadName = "quantile"
     """Output per step: point, quantile, or a distribution: normal, student_t, negative_binomial, poisson (counts)."""
     quantile_levels: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
