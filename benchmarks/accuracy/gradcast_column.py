@@ -46,7 +46,9 @@ def gradcast(*arguments: str) -> Any:
     return json.loads(result.stdout)
 
 
-def run(task: dict[str, Any], series: list[Any], seed: int, settings: list[str], folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+def run(
+    task: dict[str, Any], series: list[Any], seed: int, settings: list[str], folder: Path
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Train on the rows before the first origin, forecast from all of them."""
     covariates = write_rows(series, folder / "train.parquet", until_train_end=True)
     write_rows(series, folder / "all.parquet", until_train_end=False)
@@ -78,16 +80,22 @@ def as_peers_write(forecasts: pd.DataFrame, series: list[Any], horizon: int) -> 
     """The peers' columns; every series and origin of the task must be there."""
     point = "0.5" if "0.5" in forecasts.columns else "mean"
     rows = []
-    groups = {key: group for key, group in forecasts.groupby("unique_id", sort=False)}
+    groups = dict(iter(forecasts.groupby("unique_id", sort=False)))
     for one in series:
         group = groups[one.id].sort_values(["cutoff", "ds"])
         cutoffs = [one.ds[origin - 1] for origin in one.origins]
-        assert list(np.unique(group["cutoff"].to_numpy())) == cutoffs, (one.id, group["cutoff"].unique()[:3], cutoffs[:3])
+        assert list(np.unique(group["cutoff"].to_numpy())) == cutoffs, (
+            one.id,
+            group["cutoff"].unique()[:3],
+            cutoffs[:3],
+        )
         values = group[point].to_numpy().reshape(len(cutoffs), horizon)
         for origin, cutoff, row in zip(one.origins, cutoffs, values, strict=True):
             part = slice(origin, origin + horizon)
             rows.append(
-                pd.DataFrame({"unique_id": one.id, "ds": one.ds[part], "cutoff": cutoff, "y": one.y_raw[part], "yhat": row})
+                pd.DataFrame(
+                    {"unique_id": one.id, "ds": one.ds[part], "cutoff": cutoff, "y": one.y_raw[part], "yhat": row}
+                )
             )
     return pd.concat(rows, ignore_index=True)
 
