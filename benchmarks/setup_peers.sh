@@ -13,6 +13,8 @@ declare -A packages=(
     [neuralforecast]="neuralforecast==3.3.0"
     [darts]="darts==0.48.1 pytorch-lightning"
     [gluonts]="gluonts[torch]==0.17.0"
+    [litserve]="litserve==0.2.19"
+    [bentoml]="bentoml==1.4.40"
     [pytorch-forecasting]="pytorch-forecasting==1.8.0"
 )
 
