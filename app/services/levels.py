@@ -33,8 +33,7 @@ class Levels(NamedTuple):
     def read(self, quantiles: NDArray[np.float32], trained: tuple[float, ...]) -> list[NDArray[np.float32]]:
         """Values (B, H) per key, from quantiles (B, Q, H) at the trained levels.
 
-        A trained level is a view of its row. (An index array instead would let go of the interpreter's lock, and a small request would
-        then wait for the inference thread to hand it back.)
+        A trained level is a view of its row: nothing is copied.
         """
         if all(level in trained for level in self.wanted):
             return [quantiles[:, trained.index(level)] for level in self.wanted]

@@ -1,4 +1,4 @@
-"""A model's grid of time with a memory: clients that ask in the same hour, and the series of one panel, share what was computed once."""
+"""A model's grid of time with a memory: the series of a panel, and clients of the same hour, share what was computed once."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ class Overload:
         """A table of one row."""
         counts = ", ".join(f"{count} x {status}" for status, count in sorted(self.statuses.items()))
         return (
-            "| overload, 100 series per request | p99 alone ms | capacity/s | offered/s | accepted p50 / p99 ms | answers | memory MiB |\n"
+            "| overload, 100 series per request | p99 alone ms | capacity/s | offered/s "
+            "| accepted p50 / p99 ms | answers | memory MiB |\n"
             "|---|---|---|---|---|---|---|\n"
             f"| gradcast | {self.unloaded_p99_ms:.1f} | {self.capacity_per_second:.0f} | {self.offered_per_second:.0f} "
             f"| {self.accepted_p50_ms:.1f} / {self.accepted_p99_ms:.1f} | {counts} "

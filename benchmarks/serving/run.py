@@ -1,8 +1,8 @@
 """Latency, throughput and memory of one small LSTM behind HTTP: gradcast, two limits without any checks, and four servers.
 
-All servers run at once and are driven in turn, a second or two each, so that a noisy minute of the machine hits everybody; ratios are taken round by
-round. `wrk` makes the load. LitServe and BentoML run from environments of their own (benchmarks/setup_peers.sh litserve bentoml)
-and are left out, aloud, where those are missing.
+All servers run at once and are driven in turn, a second or two each, so that a noisy minute of the machine hits
+everybody; ratios are taken round by round. `wrk` makes the load. LitServe and BentoML run from environments of their own
+(benchmarks/setup_peers.sh litserve bentoml) and are left out, aloud, where those are missing.
 
 usage: benchmarks/serving/run.py [--rounds 3] [--seconds 2] [--only bare,gradcast] [--no-overload]
 """
@@ -103,12 +103,14 @@ CONTESTANTS = {
     "fastapi": Contestant("FastAPI as in a tutorial", _uvicorn("server_fastapi:app")),
     "mlflow": Contestant(
         "mlflow models serve",
-        ("mlflow", "models", "serve", "-m", "{directory}/mlflow_model", "--env-manager", "local", "-h", "127.0.0.1", "-p", "{port}"),
+        ("mlflow", "models", "serve", "-m", "{directory}/mlflow_model", "--env-manager", "local",
+         "-h", "127.0.0.1", "-p", "{port}"),
         "mlflow", "/invocations",
     ),
     "litserve": Contestant("LitServe, batches of 64", ("python", "server_litserve.py", "{port}"), peer="litserve"),
     "bentoml": Contestant(
-        "BentoML, adaptive batches", ("bentoml", "serve", "server_bentoml:BareService", "--host", "127.0.0.1", "--port", "{port}"),
+        "BentoML, adaptive batches",
+        ("bentoml", "serve", "server_bentoml:BareService", "--host", "127.0.0.1", "--port", "{port}"),
         environment={"BENTOML_DO_NOT_TRACK": "True"}, peer="bentoml",
     ),
 }  # fmt: skip
@@ -154,12 +156,14 @@ class Server:
 
     def close(self) -> None:
         """End it and its children."""
-        root = psutil.Process(self._process.pid)
-        family = [root, *root.children(recursive=True)]
-        self._process.terminate()
-        _, alive = psutil.wait_procs(family, timeout=8)
-        for process in alive:
+        children: list[psutil.Process] = []
+        if self._process.poll() is None:
+            children = psutil.Process(self._process.pid).children(recursive=True)
+            self._process.terminate()
+        _, alive = psutil.wait_procs(children, timeout=4)
+        for process in [*alive, self._process]:
             process.kill()
+        self._process.wait()
         self._log.close()
 
     def _wait_ready(self, begin: float) -> float:
@@ -172,7 +176,9 @@ class Server:
             except OSError:
                 time.sleep(0.02)
         self._log.seek(0)
-        raise SystemExit(f"{self.contestant.label} does not answer:\n{self._log.read()[-2000:]}")
+        report = self._log.read()[-2000:]
+        self.close()
+        raise SystemExit(f"{self.contestant.label} does not answer:\n{report}")
 
 
 def drive(server: Server, case: Case, seconds: int) -> dict[str, Any]:

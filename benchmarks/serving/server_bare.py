@@ -1,6 +1,7 @@
 """The limit: an ASGI function with orjson and the forward pass, nothing checked, nothing counted, nobody refused.
 
-MODE=direct runs each request in the event loop. MODE=batch hands windows to one thread that takes whatever waits as its next batch.
+MODE=direct runs each request in the event loop. MODE=batch hands windows to one thread that takes whatever waits as
+its next batch.
 usage: MODE=direct MODEL_DIRECTORY=... uvicorn server_bare:app
 """
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import litserve
 import torch
@@ -23,7 +22,7 @@ class BareAPI(litserve.LitAPI):
         torch.set_num_threads(1)
         self.network = load_network(Path(os.environ["MODEL_DIRECTORY"]))
 
-    def decode_request(self, request: dict[str, Any]) -> torch.Tensor:
+    def decode_request(self, request):  # noqa: ANN001, ANN201  LitServe would take an annotation for a query parameter
         """Lists to a tensor."""
         return torch.tensor(request["series"])
 
@@ -42,7 +41,7 @@ class BareAPI(litserve.LitAPI):
         """One batch to answers."""
         return list(output.split(self.sizes))
 
-    def encode_response(self, output: torch.Tensor) -> dict[str, Any]:
+    def encode_response(self, output):  # noqa: ANN001, ANN201  the same
         """A tensor to lists."""
         return {"forecast": output.tolist()}
 

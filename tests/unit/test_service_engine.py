@@ -146,7 +146,7 @@ def test_a_large_work_runs_in_several_passes(engine: InferenceEngine) -> None:
     network.gate.set()
     inputs = build_inputs(15)
     answer = asyncio.run(engine.forecast("m", network, inputs, later()))
-    assert network.sizes == [6, 6, 4]
+    assert network.sizes == [6, 6, 3]
     assert np.array_equal(answer, forward(network.inner, inputs))
 
 
