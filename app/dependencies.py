@@ -56,6 +56,12 @@ def deadline_of(request: Request) -> float:
     return time.monotonic() + settings_of(request).request_timeout_seconds
 
 
+def declared_bytes(request: Request) -> int:
+    """Announced size of the body; 0 if unknown."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else 0
+
+
 async def read_body(request: Request) -> bytes:
     """Read the body, but never more than the settings allow.
 
@@ -65,8 +71,7 @@ async def read_body(request: Request) -> bytes:
     limit = settings_of(request).max_body_bytes
     if request.headers.get("content-encoding", "identity") != "identity":
         raise ProblemError("content_encoding_unsupported", "Send the body without Content-Encoding.")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    if declared_bytes(request) > limit:
         raise _too_large(limit)
     chunks: list[bytes] = []
     num_bytes = 0

@@ -22,6 +22,7 @@ from app.middleware import MeasuringMiddleware, ShortcutMiddleware
 from app.routes import datasets, forecast, health, jobs, metrics, models, runs, web
 from app.schemas.forecast import ForecastRequest
 from app.schemas.problem import ProblemBody
+from app.services.admission import Admission
 from app.services.catalog import Catalog
 from app.services.engine import InferenceEngine
 from app.services.forecasting import ForecastService
@@ -57,7 +58,10 @@ def create_app(settings: ServiceSettings | None = None, source: ModelSource | No
         cache_directory=None if settings.bundle is not None else settings.cache_directory,
     )
     app.state.engine = engine = InferenceEngine(
-        service_metrics, settings.max_queue_windows, settings.max_batch_windows, settings.num_threads
+        service_metrics,
+        Admission(settings.max_queue_windows, settings.max_batch_windows, settings.max_wait_seconds),
+        settings.max_batch_windows,
+        settings.num_threads,
     )
     app.state.forecasting = ForecastService(catalog, engine, service_metrics, settings)
     app.state.datasets = dataset_store = DatasetStore(

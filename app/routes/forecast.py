@@ -7,7 +7,7 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from app.dependencies import DirectRoute, deadline_of, forecasting_of, read_body
+from app.dependencies import DirectRoute, deadline_of, declared_bytes, forecasting_of, read_body
 from app.errors import ProblemError
 from app.schemas.forecast import ForecastResponse
 from app.schemas.problem import build_problem_docs
@@ -52,7 +52,7 @@ async def forecast(request: Request) -> Response:
     service, deadline = forecasting_of(request), deadline_of(request)
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            service.validate_open()
+            service.validate_open(declared_bytes(request))
             content = await service.forecast_json(await read_body(request), deadline)
     except TimeoutError:
         raise ProblemError("deadline_exceeded", "The request's time was up before its forecast was done.") from None

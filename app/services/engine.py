@@ -1,7 +1,7 @@
 """The inference engine: one thread that drains the queue.
 
 There is no timer and no batch to wait for: whatever has queued up while one forward pass ran is the next one. A single
-client pays nothing for batching; many clients share forward passes. Admission counts windows, not requests.
+client pays nothing for batching; many clients share forward passes. Who may wait is decided before: see `app.services.admission`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
@@ -21,13 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.errors import ProblemError
+from app.services.admission import Admission
 from app.services.metrics import ServiceMetrics
 from models.forecaster import ForecastInputs
 
 logger = logging.getLogger(__name__)
-
-MAX_RETRY_SECONDS = 60
 
 # Windows in, quantiles "B Q H" out; each row the same bits alone and in company.
 Network = Callable[[ForecastInputs], NDArray[np.float32]]
@@ -54,36 +50,32 @@ class InferenceEngine:
 
     Args:
         metrics: Where queue and batches are counted.
-        max_queue_windows: Windows admitted at once.
+        admission: Who may wait.
         max_batch_windows: Windows in one forward pass.
         num_threads: CPU threads of one forward pass.
     """
 
     def __init__(
-        self, metrics: ServiceMetrics, max_queue_windows: int = 4096, max_batch_windows: int = 256, num_threads: int = 1
+        self, metrics: ServiceMetrics, admission: Admission, max_batch_windows: int = 256, num_threads: int = 1
     ) -> None:
+        self.admission = admission
         self._metrics = metrics
-        self._max_queue_windows = max_queue_windows
         self._max_batch_windows = max_batch_windows
         self._num_threads = num_threads
         # None = no more will come. Its lock is held for an instant only: the event loop never waits for the batch.
         self._waiting: SimpleQueue[_Work | None] = SimpleQueue()
-        self._admission = threading.Lock()
-        self._admitted_windows = 0
-        self._is_draining = False
-        self._seconds_per_window = 0.001
         self._thread = threading.Thread(target=self._run, name="gradcast-inference", daemon=True)
-        metrics.queue_windows.set_function(lambda: self._admitted_windows)
+        metrics.queue_windows.set_function(lambda: admission.admitted_windows)
 
     @property
     def admitted_windows(self) -> int:
         """Windows admitted and not yet released."""
-        return self._admitted_windows
+        return self.admission.admitted_windows
 
     @property
     def is_draining(self) -> bool:
         """Whether new windows are refused because the service is leaving."""
-        return self._is_draining
+        return self.admission.is_draining
 
     @property
     def is_alive(self) -> bool:
@@ -96,7 +88,7 @@ class InferenceEngine:
 
     def start_draining(self) -> None:
         """Admit nothing more; what was admitted is still answered."""
-        self._is_draining = True
+        self.admission.is_draining = True
 
     def stop(self, timeout_seconds: float = 10.0) -> None:
         """Finish the queue and end the thread."""
@@ -104,47 +96,6 @@ class InferenceEngine:
         self._waiting.put(None)
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
-
-    @contextmanager
-    def admission(self, num_windows: int) -> Iterator[None]:
-        """Hold a place in the queue for so many windows.
-
-        Raises:
-            ProblemError: `draining`, or `queue_full` with the seconds after which it is worth trying again.
-        """
-        self._admit(num_windows)
-        try:
-            yield
-        finally:
-            with self._admission:
-                self._admitted_windows -= num_windows
-
-    def validate_open(self) -> None:
-        """Refuse what could not be admitted, before anything is spent on it.
-
-        Raises:
-            ProblemError: `draining` or `queue_full`.
-        """
-        with self._admission:
-            self._refuse_if_closed(1)
-
-    def _refuse_if_closed(self, num_windows: int) -> None:
-        if self._is_draining:
-            raise ProblemError("draining", "The service is shutting down.", headers={"Retry-After": "1"})
-        # An empty queue takes a request of any size: it could never be admitted otherwise.
-        if self._admitted_windows and self._admitted_windows + num_windows > self._max_queue_windows:
-            raise self._queue_full(num_windows)
-
-    def _admit(self, num_windows: int) -> None:
-        with self._admission:
-            self._refuse_if_closed(num_windows)
-            self._admitted_windows += num_windows
-
-    def _queue_full(self, num_windows: int) -> ProblemError:
-        excess = self._admitted_windows + num_windows - self._max_queue_windows
-        seconds = min(MAX_RETRY_SECONDS, max(1, math.ceil(excess * self._seconds_per_window)))
-        detail = f"The queue holds at most {self._max_queue_windows} windows. Try again later, or ask another replica."
-        return ProblemError("queue_full", detail, headers={"Retry-After": str(seconds)})
 
     async def forecast(
         self, label: str, network: Network, inputs: ForecastInputs, deadline: float
@@ -226,7 +177,6 @@ class InferenceEngine:
         begin = time.perf_counter()
         quantiles = forward(work.network, inputs)
         seconds = time.perf_counter() - begin
-        self._seconds_per_window += 0.2 * (seconds / num_windows - self._seconds_per_window)
         self._metrics.batch_windows.observe(num_windows)
         self._metrics.batch_seconds.observe(seconds)
         self._metrics.windows.labels(work.label).inc(num_windows)

@@ -75,13 +75,16 @@ class ForecastService:
         """Let go of the threads."""
         self._preparers.shutdown(wait=False, cancel_futures=True)
 
-    def validate_open(self) -> None:
+    def validate_open(self, num_bytes: int = 0) -> None:
         """Refuse before a body is read.
+
+        Args:
+            num_bytes: Its announced size; 0 if unknown.
 
         Raises:
             ProblemError: `draining`, `not_ready` or `queue_full`.
         """
-        self._engine.validate_open()
+        self._engine.admission.validate_open(num_bytes)
         if not self._catalog.loaded:
             detail = f"No model is loaded. {self._catalog.unready_reason}"
             raise ProblemError("not_ready", detail, headers={"Retry-After": "2"})
@@ -89,41 +92,43 @@ class ForecastService:
     async def forecast(
         self,
         parse: Callable[[], ForecastRequest],
+        num_bytes: int,
         deadline: float,
-        is_small: bool,
         render: Callable[[Answer], T],
     ) -> T:
         """Answer one request.
 
         Args:
             parse: Reads the request; runs in another thread unless it is small.
+            num_bytes: Size of its body.
             deadline: `time.monotonic()` at which the caller gives up.
-            is_small: Whether parsing, encoding and rendering cost less than a hop to another thread.
             render: Writes the answer; runs where `parse` does.
 
         Raises:
             ProblemError: If the request as a whole cannot be answered.
             GradcastError: If its model is unknown or cannot be loaded.
         """
-        request = await self._run(is_small, parse)
-        num_series = len(request.series)
-        if num_series > self._settings.max_series:
-            detail = f"A request must hold at most {self._settings.max_series} series. Send several requests."
-            raise ProblemError("too_many_series", detail, [FieldProblem("series", "too_many_series", detail)])
-        with self._engine.admission(num_series):
+        is_small, admission = num_bytes <= MAX_INLINE_BYTES, self._engine.admission
+        with admission.hold(num_bytes) as ticket:
+            request = await self._run(is_small, parse)
+            num_series = len(request.series)
+            if num_series > self._settings.max_series:
+                detail = f"A request must hold at most {self._settings.max_series} series. Send several requests."
+                raise ProblemError("too_many_series", detail, [FieldProblem("series", "too_many_series", detail)])
+            admission.resize(ticket, num_bytes, num_series)
             found = await self._find(request.model)
             prepared = await self._run(is_small, lambda: self._prepare(request, found.model))
             if prepared.inputs is None:
                 raise self._nothing_to_forecast(prepared.outcomes)
             model = found.model
             quantiles = await self._engine.forecast(model.version.name, model.network, prepared.inputs, deadline)
-            return await self._run(is_small, lambda: render(self._answer(request, found, prepared, quantiles)))
+            answer = await self._run(is_small, lambda: render(self._answer(request, found, prepared, quantiles)))
+            ticket.is_answered = True
+            return answer
 
     async def forecast_json(self, body: bytes, deadline: float) -> bytes:
         """JSON in, JSON out; see `forecast`."""
-        return await self.forecast(
-            lambda: parse_request(body), deadline, len(body) <= MAX_INLINE_BYTES, render_json
-        )
+        return await self.forecast(lambda: parse_request(body), len(body), deadline, render_json)
 
     async def _run(self, is_small: bool, work: Callable[[], T]) -> T:
         if is_small:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from app.errors import ProblemError
+from app.services.admission import Admission
 from app.services.engine import InferenceEngine, forward
 from app.services.metrics import ServiceMetrics
 from app.services.network import ServingNetwork
@@ -60,7 +61,7 @@ class GatedNetwork:
 
 @pytest.fixture
 def engine() -> Iterator[InferenceEngine]:
-    engine = InferenceEngine(ServiceMetrics(), max_queue_windows=8, max_batch_windows=6)
+    engine = InferenceEngine(ServiceMetrics(), Admission(8, 6, max_wait_seconds=1.0), max_batch_windows=6)
     engine.start()
     yield engine
     engine.stop()
@@ -228,24 +229,6 @@ def test_a_client_that_leaves_hurts_nobody(engine: InferenceEngine) -> None:
     assert np.array_equal(asyncio.run(ask()), forward(network.inner, row(inputs, 1)))
 
 
-def test_a_full_queue_refuses_with_the_seconds_to_wait(engine: InferenceEngine) -> None:
-    """Admission counts windows: what exceeds the queue is refused with a Retry-After, and freed places are reused."""
-    with engine.admission(5):
-        with pytest.raises(ProblemError) as refusal, engine.admission(4):
-            pass
-        assert refusal.value.code == "queue_full"
-        assert int(refusal.value.headers["Retry-After"]) >= 1
-        with engine.admission(3):
-            assert engine.admitted_windows == 8
-    assert engine.admitted_windows == 0
-
-
-def test_an_empty_queue_admits_a_request_of_any_size(engine: InferenceEngine) -> None:
-    """A request larger than the queue is not refused for ever."""
-    with engine.admission(100):
-        assert engine.admitted_windows == 100
-
-
 def test_draining_refuses_the_new_and_finishes_the_old(engine: InferenceEngine) -> None:
     """After start_draining nothing is admitted, while what waits is still answered, and the thread ends."""
     network = GatedNetwork(build_network())
@@ -257,7 +240,7 @@ def test_draining_refuses_the_new_and_finishes_the_old(engine: InferenceEngine) 
         second = asyncio.create_task(engine.forecast("m", network, inputs, later()))
         await asyncio.sleep(0.02)
         engine.start_draining()
-        with pytest.raises(ProblemError, match="draining"), engine.admission(1):
+        with pytest.raises(ProblemError, match="draining"), engine.admission.hold(1):
             pass
         network.gate.set()
         await asyncio.to_thread(engine.stop)
