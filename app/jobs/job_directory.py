@@ -33,6 +33,8 @@ from app.jobs.files import write_whole
 State = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 FINAL_STATES: tuple[State, ...] = ("succeeded", "failed", "cancelled")
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+# Names that the training gives its checkpoints: the last, and the one before it.
+CHECKPOINTS = ("last.safetensors", "previous.safetensors")
 # Whoever looks whether the lock is free holds it for an instant.
 LOCK_RETRY_SECONDS = 0.5
 
@@ -153,7 +155,7 @@ class JobDirectory:
     @property
     def has_checkpoint(self) -> bool:
         """Whether a stopped training can go on from where it was."""
-        return any((self.run / "checkpoints").glob("last.*"))
+        return any((self.run / "checkpoints" / name).is_file() for name in CHECKPOINTS)
 
     @property
     def outcome(self) -> Outcome | None:

@@ -73,8 +73,9 @@ def run(options: argparse.Namespace) -> int:
             config, build_tracker(config), build_tracker, build_progress(options.quiet), tell, options.output, resume,
             stop.requested,
         )  # fmt: skip
-    except FitInterruptedError:
-        print("gradcast train: stopped; continue with gradcast train --resume", file=sys.stderr)
+    except FitInterruptedError as stopped:
+        way_on = "before it began" if stopped.directory is None else f"continue: gradcast train --resume {stopped.directory}"
+        print(f"gradcast train: stopped; {way_on}", file=sys.stderr)
         return EXIT_STOPPED
     if options.json:
         print_json(result.to_dict())
