@@ -223,7 +223,7 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    codes = {404: "route_not_found", 405: "method_not_allowed"}
+    codes = {404: "route_not_found", 405: "method_not_allowed", 408: "deadline_exceeded", 413: "body_too_large"}
     code = codes.get(error.status_code, "request_invalid" if error.status_code < 500 else "internal_error")
     detail = HTTPStatus(error.status_code).description or PROBLEMS[code].title
     problem = ProblemError(code, f"{detail.rstrip('.')}. See /docs for the routes.", headers=error.headers)

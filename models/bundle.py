@@ -37,6 +37,8 @@ READABLE_VERSIONS = (1, 2)
 WEIGHTS, MANIFEST, GOLDEN, CONTEXT = "weights.safetensors", "bundle.json", "golden.json", "context.parquet"
 ALLOWED_FILES = frozenset({WEIGHTS, MANIFEST, GOLDEN, CONTEXT})
 MAX_MANIFEST_BYTES = 64 * 2**20
+# Of any other file: more is refused before it is read.
+MAX_FILE_BYTES = 2 * 2**30
 # Another processor may round differently; a wrong weight differs by far more.
 GOLDEN_TOLERANCE = 1e-4
 _DTYPES = {"F32": torch.float32, "F64": torch.float64}
@@ -215,6 +217,9 @@ def _validate_files(directory: Path, manifest: BundleManifest) -> None:
         path = directory / name
         if path.is_symlink() or not path.is_file():
             raise BundleError(str(path), "a plain file", "a link or directory", remedy)
+        limit = MAX_MANIFEST_BYTES if name == GOLDEN else MAX_FILE_BYTES
+        if (num_bytes := path.stat().st_size) > limit:
+            raise BundleError(str(path), f"at most {limit} bytes", f"{num_bytes} bytes", remedy)
         with path.open("rb") as stream:
             actual = hashlib.file_digest(stream, "sha256").hexdigest()
         if actual != expected_hash:

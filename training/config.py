@@ -287,6 +287,10 @@ def _impossible_combinations(config: TrainingConfig) -> Iterable[Problem]:
             roles[column] = role
 
 
+# Beside bad syntax: a date that does not exist, nesting without end.
+UNREADABLE_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+
 def load_config(
     path: str | Path | None = None, overrides: Iterable[str] = (), flags: Mapping[str, Any] | None = None
 ) -> TrainingConfig:
@@ -312,7 +316,7 @@ def load_config(
             continue
         try:
             _assign(tree, key.strip(), yaml.safe_load(text) if text else None)
-        except (yaml.YAMLError, KeyError):
+        except (*UNREADABLE_YAML, KeyError):
             problems.append(Problem("config_syntax", f"--set {key}", "must be a dotted key and a YAML value."))
     for key, value in (flags or {}).items():
         if value is not None:
@@ -365,7 +369,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigurationError([Problem("config_not_found", str(path), "does not exist.")]) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, *UNREADABLE_YAML) as error:
         summary = str(error).splitlines()[0]
         raise ConfigurationError(
             [Problem("config_unreadable", str(path), f"must be a YAML file: {summary}.")]

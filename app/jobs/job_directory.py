@@ -19,6 +19,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -118,9 +119,13 @@ class JobDirectory:
         record = JobSpec(id=job_id, created_at=now.isoformat(timespec="seconds"), **spec)
         staging = root / f".{job_id}"
         staging.mkdir(parents=True)
-        (staging / "config.yaml").write_text(config_yaml, encoding="utf-8")
-        write_whole(staging / "job.json", record.model_dump_json(indent=1))
-        staging.rename(root / job_id)
+        try:
+            (staging / "config.yaml").write_text(config_yaml, encoding="utf-8")
+            write_whole(staging / "job.json", record.model_dump_json(indent=1))
+            staging.rename(root / job_id)
+        except OSError:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
         return cls(root / job_id)
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def site(tmp_path):
         os.kill(pid, signal.SIGKILL)
 
 
-def test_a_job_survives_the_death_of_service_and_worker(site, repository):
+def test_a_job_survives_the_death_of_service_and_worker(site, repository, ledger):
     """Killed both, the job is pending as soon as its training has stopped, never running without a process; the next
     service takes it up from the checkpoint, and what it trained is served, with its gradients.
     """
@@ -60,10 +61,14 @@ def test_a_job_survives_the_death_of_service_and_worker(site, repository):
     config = (job.run / "config.yaml").read_text()
     (job.run / "config.yaml").write_text(config.replace("max_steps: 4000", "max_steps: 400"))
 
+    began = time.monotonic()
     site.start()
     wait_for(lambda: site.get(f"/jobs/{job_id}").json()["state"] in ("succeeded", "failed"))
+    seconds = time.monotonic() - began
     body = site.get(f"/jobs/{job_id}").json()
     assert (body["state"], body["num_attempts"], body["model"]["name"]) == ("succeeded", 2, "fuel"), body["log"]
     assert any(line.startswith("resumed at step ") for line in body["log"])
     assert site.get(f"/runs/{body['run_id']}/gradients").json()["step"] >= 20
     wait_for(lambda: body["model"]["version"] in [v["version"] for v in site.get("/models/fuel").json().get("versions", [])])
+    num_versions = len(site.get("/models/fuel").json()["versions"])
+    ledger.record("kill -9 of service and worker in mid-training", int(num_versions < 1), max(0, num_versions - 1), seconds)

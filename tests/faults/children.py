@@ -21,6 +21,7 @@ from typing import Any
 PRELOADED = [
     "mlflow.tracking", "mlflow.pyfunc", "training.commands.train", "training.mending", "training.tracking.mlflow_tracker",
     "training.tracking.sink", "app.main", "app.jobs.worker", "dbos", "uvicorn", "sqlalchemy.dialects.sqlite",
+    "torch._dynamo",  # what building an optimizer imports
 ]  # fmt: skip
 # What a training does, in order: where it is when the function is entered.
 PHASES = {
@@ -187,7 +188,9 @@ def _log_without_figures(tracker: Any, run: Any, state: Any, backtests: Any, ver
 
 
 def kill_group(process: ForkServerProcess) -> None:
-    """End a child and what it started, at once."""
+    """End a child and what it started, at once; one that has ended already is left alone, its number may be another's."""
+    if process.exitcode is not None:
+        return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid or 0, signal.SIGKILL)
     process.kill()

@@ -97,7 +97,7 @@ def test_a_full_disk_ends_the_run_and_names_the_way_on(tmp_path, store, waves, u
 
 
 def test_a_read_only_directory_is_named_before_anything_is_lost(tmp_path, store, waves, ledger):
-    """Nothing can be written: exit 1 and a sentence with the directory and another way; writable again, the same command works."""
+    """Nothing can be written: exit 1, the directory and another way are named; writable again, the same command works."""
     uri = store()
     (tmp_path / "train.log").touch()
     place = tmp_path / "closed"

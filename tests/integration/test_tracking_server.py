@@ -19,6 +19,7 @@ import pytest
 from models.bundle import BundleManifest, load_bundle, save_bundle
 from models.config import GRUConfig
 from models.registry import build_forecaster
+from tests.conftest import FaultLedger
 from tests.integration.mlflow_server import Server, free_port, wait_for
 from training.tracking import registry
 from training.tracking.environment import open_client
@@ -53,7 +54,7 @@ def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
 
 
 def test_outage_in_mid_run_loses_and_doubles_nothing(
-    server: Server, bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    server: Server, bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], ledger: FaultLedger
 ) -> None:
     """The server is killed in mid-run and comes back: recording never takes 50 ms, and every point is there once."""
     tracker = MlflowTracker(server.uri, tmp_path / "spool", interval_seconds=0.1)
@@ -81,8 +82,11 @@ def test_outage_in_mid_run_loses_and_doubles_nothing(
     assert tracker.register(RegistrationRequest("outage", bundle)) is not None
     assert tracker.finish("FINISHED", deadline_seconds=60.0) == 0
     assert slowest < 0.05
-    for index, key in enumerate(keys):
-        assert history(server.uri, run_id, key) == [(s, s + index / 7) for s in range(step)]
+    seconds = time.monotonic() - restarted_at
+    points = [point for key in keys for point in history(server.uri, run_id, key)]
+    expected = [(s, s + index / 7) for index in range(len(keys)) for s in range(step)]
+    lost, doubled = len(set(expected) - set(points)), len(points) - len(set(points) & set(expected))
+    ledger.record("kill -9 of the tracking server", lost, doubled, seconds)
     assert open_client(server.uri).get_run(run_id).info.status == "FINISHED"
     output = capfd.readouterr()
     assert output.out == ""
@@ -110,7 +114,7 @@ def test_bundle_travels_through_the_server(server: Server, bundle: Path, tmp_pat
     assert not [path for path in server.directory.rglob("*") if path.suffix in (".pkl", ".pickle", ".pt")]
 
 
-def test_killed_training_is_completed_by_its_sender(server: Server, tmp_path: Path) -> None:
+def test_killed_training_is_completed_by_its_sender(server: Server, tmp_path: Path, ledger: FaultLedger) -> None:
     """After `kill -9` of the training the sender's own process sends the rest and closes the run; sync finds nothing to do."""
     program = f"""
 import time
@@ -131,9 +135,12 @@ time.sleep(60)
     assert process.stdout.readline().strip() == "recorded"
     process.kill()
     process.communicate()
+    began = time.monotonic()
     report = sync(tmp_path / "spool")  # waits for the sender, which is at it
     assert report.num_unsent == 0
-    assert history(server.uri, run_id, "loss/train") == [(step, step * 0.5) for step in range(2000)]
+    points, expected = history(server.uri, run_id, "loss/train"), [(step, step * 0.5) for step in range(2000)]
+    lost, doubled = len(set(expected) - set(points)), len(points) - len(set(points) & set(expected))
+    ledger.record("kill -9 of the training, its sender lives", lost, doubled, time.monotonic() - began)
     assert open_client(server.uri).get_run(run_id).info.status == "KILLED"
     assert sync(tmp_path / "spool").runs == ()
 
