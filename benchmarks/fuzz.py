@@ -64,7 +64,7 @@ def main() -> int:
             row = {
                 "target": name, "inputs": count.num_inputs, "answers": len(count.answers), "crashes": len(count.crashes),
                 "hangs": len(count.hangs), "slowest_seconds": round(count.slowest_seconds, 3),
-                "growth_mib": round(count.growth_bytes / 2**20, 1), "seconds": round(time.monotonic() - began),
+                "growth_mib": None if count.growth_bytes is None else round(count.growth_bytes / 2**20, 1), "seconds": round(time.monotonic() - began),
             }  # fmt: skip
             rows.append(row)
             print(row, flush=True)

@@ -70,6 +70,7 @@ class BundleManifest(BaseModel):
         num_series: Series trained on.
         versions: Versions of gradcast and of what wrote the bundle.
         sha256: Hash of every other file.
+        manifest_sha256: Hash of this description without this entry, see `manifest_hash`; empty in bundles of before it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,6 +96,7 @@ class BundleManifest(BaseModel):
     num_series: int = Field(default=0, ge=0)
     versions: dict[str, str] = Field(default_factory=dict)
     sha256: dict[str, str] = Field(default_factory=dict)
+    manifest_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def save_bundle(
         raise BundleError(str(directory), f"made of {', '.join(sorted(ALLOWED_FILES))}", f"given {foreign[0]!r}")
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     document = manifest.model_copy(update={"sha256": hashes}).model_dump(mode="json")
+    document["manifest_sha256"] = manifest_hash(document)
     files[MANIFEST] = json.dumps(document, indent=1, allow_nan=False).encode()
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
@@ -151,6 +154,12 @@ def save_bundle(
         staging.replace(directory)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def manifest_hash(document: Mapping[str, Any]) -> str:
+    """sha256 of the content of `bundle.json` as JSON with sorted keys, without the entry that holds it."""
+    content = {key: value for key, value in document.items() if key != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_bundle(directory: Path) -> Bundle:
@@ -194,6 +203,9 @@ def read_manifest(directory: Path) -> BundleManifest:
             repr(version)[:40],
             "Use the gradcast version that wrote it.",
         )
+    expected = document.get("manifest_sha256")
+    if expected and expected != manifest_hash(document):
+        raise BundleError(str(path), "as it was written", "changed", "The bundle is damaged; fetch it again.")
     try:
         return BundleManifest.model_validate(document)
     except ValidationError as error:

@@ -18,6 +18,8 @@ from tests.fuzz.targets import Target
 
 HANG_SECONDS, WATCHDOG_SECONDS = 5.0, 60
 MAX_KEPT = 400
+# Until here caches fill and modules are imported.
+WARM_INPUTS = 100
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Count:
         crashes: Message and input of every crash.
         hangs: Seconds and input of everything that took over five seconds of processor time, or a minute by the clock.
         slowest_seconds: Of one input, processor time.
-        growth_bytes: Resident memory at the end over that after a tenth of the inputs.
+        growth_bytes: Resident memory at the end over that after the first hundred inputs; None if there were no more.
         answers: How often each answer was given.
     """
 
@@ -37,7 +39,7 @@ class Count:
     crashes: list[tuple[str, bytes]] = field(default_factory=list)
     hangs: list[tuple[float, bytes]] = field(default_factory=list)
     slowest_seconds: float = 0.0
-    growth_bytes: int = 0
+    growth_bytes: int | None = None
     answers: Counter[str] = field(default_factory=Counter)
     kept: list[bytes] = field(default_factory=list)
 
@@ -65,9 +67,9 @@ def fuzz(target: Target, start: list[bytes], num_inputs: int, seed: int, is_over
             count.kept.append(data)
             pool.append(data)
         count.num_inputs += 1
-        if count.num_inputs == max(1, num_inputs // 10) or (count.num_inputs == 2000):
+        if count.num_inputs == WARM_INPUTS:
             warm_bytes = resident_bytes()
-    count.growth_bytes = resident_bytes() - warm_bytes if warm_bytes else 0
+    count.growth_bytes = resident_bytes() - warm_bytes if warm_bytes else None
     return count
 
 

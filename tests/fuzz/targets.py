@@ -14,7 +14,7 @@ from typing import Any
 
 from app.main import create_app
 from app.settings import ServiceSettings
-from models.bundle import BundleManifest, load_bundle, save_bundle
+from models.bundle import BundleManifest, load_bundle, manifest_hash, save_bundle
 from models.config import GRUConfig
 from models.errors import BundleError
 from models.registry import build_forecaster
@@ -109,6 +109,7 @@ class BundleTarget:
             document["sha256"] = {
                 name: hashlib.sha256((self._victim / name).read_bytes()).hexdigest() for name in self.FILES[1:]
             }
+            document["manifest_sha256"] = manifest_hash(document)
             path.write_text(json.dumps(document))
         except (ValueError, TypeError, RecursionError):
             return

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     resume = None
     if options.resume is not None:
         resume = RunDirectory.open(None if options.resume == NEWEST else Path(options.resume))
-        config = resume.config()
+        config = with_store(resume.config(), config.tracking.uri)
     tell = say(options.quiet)
     stop = StopRequest()
     try:
@@ -84,6 +84,17 @@ def run(options: argparse.Namespace) -> int:
     if result.num_unsent:
         print(f"{result.num_unsent} events unsent, run gradcast sync", file=sys.stderr)
     return EXIT_UNHEALTHY if options.fail_on and result.verdict.verdict != "healthy" else 0
+
+
+def with_store(config: Any, uri: str | None) -> Any:
+    """The configuration of a run to resume, with the credentials of its store, which are given anew and never written down."""
+    from training.tracking.environment import redact, with_credentials
+
+    kept = config.tracking.uri
+    if kept is None:
+        return config
+    known = uri if uri is not None and redact(uri).rstrip("/") == kept.rstrip("/") else with_credentials(kept)
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": known})})
 
 
 class StopRequest:

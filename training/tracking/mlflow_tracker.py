@@ -97,7 +97,7 @@ class MlflowTracker(Tracker):
             where, remedy = f"spool directory {self._spool_directory}", "Free some space or choose another directory."
             raise TrackingError(where, "writable", error.strerror or type(error).__name__, remedy) from error
         self._num_nonfinite = 0
-        self._append("start", _start_payload(description, job_id, redactable_uri=self._uri))
+        self._append("start", _start_payload(description, job_id, redact(self._uri)))
         if description.dataset is not None:
             dataset = description.dataset
             fields = ("name", "source", "digest", "num_rows", "num_series")
@@ -257,9 +257,9 @@ def _open_spool(spool_directory: Path, job_id: str) -> Spool:
     return spool
 
 
-def _start_payload(description: RunDescription, job_id: str, redactable_uri: str) -> dict[str, Any]:
+def _start_payload(description: RunDescription, job_id: str, uri: str) -> dict[str, Any]:
     return {
-        "job_id": job_id, "owner": new_owner(), "uri": redactable_uri, "experiment": description.experiment,
+        "job_id": job_id, "owner": new_owner(), "uri": uri, "experiment": description.experiment,
         "run_name": description.run_name, "tags": _as_text(description.tags), "params": _as_text(description.params),
     }  # fmt: skip
 
