@@ -61,10 +61,11 @@ def main() -> int:
             share, began = options.seconds / len(names), time.monotonic()
             count = fuzz_target(name, targets[name], options.inputs // len(names), share, options.seed)
             num_bad += len(count.crashes) + len(count.hangs)
+            growth = None if count.growth_bytes is None else round(count.growth_bytes / 2**20, 1)
             row = {
                 "target": name, "inputs": count.num_inputs, "answers": len(count.answers), "crashes": len(count.crashes),
                 "hangs": len(count.hangs), "slowest_seconds": round(count.slowest_seconds, 3),
-                "growth_mib": None if count.growth_bytes is None else round(count.growth_bytes / 2**20, 1), "seconds": round(time.monotonic() - began),
+                "growth_mib": growth, "seconds": round(time.monotonic() - began),
             }  # fmt: skip
             rows.append(row)
             print(row, flush=True)
