@@ -93,6 +93,12 @@ class WorkerLostError(GradcastError):
     code = "worker_lost"
 
 
+class StorageError(GradcastError):
+    """A directory of this machine that cannot be written: the disk is full, read-only, or somebody else's."""
+
+    code = "storage_unwritable"
+
+
 class TrackingError(GradcastError):
     """The tracking server or the registry refused or did not answer."""
 

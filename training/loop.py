@@ -17,6 +17,7 @@ from models.forecaster import Forecaster
 from training.checkpoint import (
     BEST,
     LAST,
+    PREVIOUS,
     network_tensors,
     optimizer_tensors,
     random_state,
@@ -107,7 +108,13 @@ class FitState:
 
 
 class FitInterruptedError(Exception):
-    """The user stopped the fit; the last checkpoint resumes it."""
+    """The user stopped the run.
+
+    Attributes:
+        directory: Of the run, which goes on from there; None if it had not begun.
+    """
+
+    directory: Path | None = None
 
 
 def train_step(
@@ -276,13 +283,16 @@ class Fit:
         self.forecaster.eval()
         return self.state
 
-    def resume(self) -> None:
-        """Continue from the last checkpoint; what follows is equal to an uninterrupted run to the last bit.
+    def resume(self, path: Path | None = None) -> None:
+        """Continue from a checkpoint; what follows is equal to an uninterrupted run to the last bit.
+
+        Args:
+            path: The checkpoint; None = the last one.
 
         Raises:
             CheckpointError: If there is none, or it does not fit.
         """
-        path = self.directory / LAST
+        path = path or self.directory / LAST
         tensors, document = read_checkpoint(path)
         restore_network(self.forecaster, tensors, path)
         restore_optimizer(self.optimizer, tensors)
@@ -438,11 +448,13 @@ class Fit:
             tensors[LOWEST] = torch.stack(self._lowest)
         document = vars(self.state) | {"readings": self.state.readings.to_dict()}
         document["plateau"] = (self.rates.plateau_factor, self.rates.plateau_best, self.rates.plateau_bad_checks)
-        self._write(LAST, tensors, document)
+        self._write(LAST, tensors, document, keep_as=self.directory / PREVIOUS)
 
-    def _write(self, name: str, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+    def _write(
+        self, name: str, tensors: Mapping[str, Tensor], document: Mapping[str, Any], keep_as: Path | None = None
+    ) -> None:
         if self.team.is_leader:
-            write_checkpoint(self.directory / name, tensors, document)
+            write_checkpoint(self.directory / name, tensors, document, keep_as=keep_as)
 
 
 def _raise_non_finite(loss: Tensor, gradient_norms: GradientNorms, norms: Tensor, step: int) -> None:

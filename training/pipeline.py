@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from models.bundle import save_bundle
 from training.backtest import BacktestResult
-from training.checkpoint import LAST, read_checkpoint, restore_network
+from training.checkpoint import LAST, find_checkpoint, read_checkpoint, restore_network
 from training.checks import Check, run_checks
 from training.config import TrainingConfig
 from training.conformal import CalibrationReport, calibrate
-from training.errors import ConfigurationError, NumericalError, Problem
+from training.errors import ConfigurationError, NumericalError, Problem, StorageError, TrackingError
 from training.evaluation import baseline_metrics, finite_metrics
 from training.final_fit import fit_on_all_rows
 from training.following import send_assignment
@@ -46,6 +50,7 @@ from training.team import ALONE, Team
 from training.tracking.tracker import NOOP_TRACKER, RegisteredModel, RegistrationRequest, Tracker
 
 PROGRESS = "progress.jsonl"
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 Say = Callable[[str], None]
 
@@ -169,27 +174,56 @@ def train(
         raise ConfigurationError([Problem("config_conflict", "fit.batch_size", message, "Raise it, or use fewer workers.")])
     for note in prepared.notes:
         say(note)
+    _leave_if(stop_requested)
     run = resume or RunDirectory.create(config, output)
     say(f"run directory {run.path}")
-    tracker.start(describe_run(prepared, run, parent.tags() if parent else {}))
-    if parent is not None and parent.checkpoint is not None:
-        restore_network(prepared.forecaster, read_checkpoint(parent.checkpoint)[0], parent.checkpoint)
+    with run.locked():
+        run.write_state(status="running")
+        with _truthful_end(run, tracker):
+            tracker.start(describe_run(prepared, run, parent.tags() if parent else {}))
+            if parent is not None and parent.checkpoint is not None:
+                restore_network(prepared.forecaster, read_checkpoint(parent.checkpoint)[0], parent.checkpoint)
+            judged = fit_and_judge(prepared, run, tracker, progress, say, stop_requested, resume is not None, team)
+            _leave_if(stop_requested)
+            result = _publish(prepared, run, judged, tracker)
+            _leave_if(stop_requested)
+            if config.tracking.register_model and (parent is None or result.verdict.verdict == "healthy"):
+                result.model = _register(result, tracker)
+        result.num_unsent = tracker.finish("FINISHED")
+        run.write_state(status="finished", run_id=result.run_id)
+    return result
+
+
+def _leave_if(stop_requested: Callable[[], bool]) -> None:
+    """End between two phases: after the fit the last checkpoint holds everything, so that a resumed run goes straight on."""
+    if stop_requested():
+        raise FitInterruptedError
+
+
+@contextmanager
+def _truthful_end(run: RunDirectory, tracker: Tracker) -> Iterator[None]:
+    """However the run ends, its directory and the tracking store say so, and the error says how to go on.
+
+    Raises:
+        StorageError: For a disk that refuses.
+    """
     try:
-        judged = fit_and_judge(prepared, run, tracker, progress, say, stop_requested, resume is not None, team)
-        result = _publish(prepared, run, judged, tracker)
-        if config.tracking.register_model and (parent is None or result.verdict.verdict == "healthy"):
-            result.model = _register(result, tracker)
-    except FitInterruptedError:
+        yield
+    except FitInterruptedError as stop:
+        stop.directory = run.path
         run.write_state(status="stopped")
         tracker.finish("KILLED")
         raise
     except BaseException as error:
-        run.write_state(status="failed")
-        _log_failure(tracker, error)
+        with contextlib.suppress(OSError):  # what failed may be this very disk
+            run.write_state(status="failed")
+        with contextlib.suppress(TrackingError):  # the tracker may be what failed
+            _log_failure(tracker, error)
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            remedy = f"Make room or repair it, then continue: gradcast train --resume {run.path}"
+            actual = f"not ({os.strerror(error.errno or 0)})"
+            raise StorageError(str(error.filename or run.path), "writable", actual, remedy) from error
         raise
-    result.num_unsent = tracker.finish("FINISHED")
-    run.write_state(status="finished", run_id=result.run_id)
-    return result
 
 
 @dataclass(frozen=True)
@@ -245,8 +279,10 @@ def fit_and_judge(
     keep_start = prepared.config.fit.warm_start is not None
     recorded = RecordedProgress(run.path / PROGRESS, progress)
     fit, judge = build_fit(prepared, run, tracker, recorded, stop_requested, keep_start, team=team)
-    if resume and (run.checkpoints / LAST).exists():
-        fit.resume()
+    if resume and (checkpoint := find_checkpoint(run.checkpoints)) is not None:
+        if checkpoint.name != LAST:
+            say(f"{run.checkpoints / LAST} is missing or damaged; the checkpoint before it is taken")
+        fit.resume(checkpoint)
         say(f"resumed at step {fit.state.step}")
     write_gradients(run, judge.gather(fit.state, None))
     try:
@@ -260,6 +296,7 @@ def fit_and_judge(
         raise
     say(f"fit ended at step {state.step}; best validation loss {state.best_val_loss:.4f} at step {state.best_step}")
     calibration = calibrate_fit(prepared, fit, say)
+    _leave_if(stop_requested)
     backtests = judge.evaluation.run_all()
     judged = Judged(state, backtests, *judge.judge(state, backtests), calibration)
     if not prepared.config.fit.final:

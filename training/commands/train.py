@@ -88,7 +88,7 @@ def _lead(options: argparse.Namespace, team: Any) -> int:
     config, resume = read_config(options), None
     if options.resume is not None:
         resume = RunDirectory.open(None if options.resume == NEWEST else Path(options.resume))
-        config = resume.config()
+        config = with_store(resume.config(), config.tracking.uri)
     tell = say(options.quiet)
     stop = StopRequest()
     try:
@@ -96,8 +96,9 @@ def _lead(options: argparse.Namespace, team: Any) -> int:
             config, build_tracker(config), build_tracker, build_progress(options.quiet), tell, options.output, resume,
             stop.requested, team,
         )  # fmt: skip
-    except FitInterruptedError:
-        print("gradcast train: stopped; continue with gradcast train --resume", file=sys.stderr)
+    except FitInterruptedError as stopped:
+        way_on = "before it began" if stopped.directory is None else f"continue: gradcast train --resume {stopped.directory}"
+        print(f"gradcast train: stopped; {way_on}", file=sys.stderr)
         return EXIT_STOPPED
     if options.json:
         print_json(result.to_dict())
@@ -106,6 +107,17 @@ def _lead(options: argparse.Namespace, team: Any) -> int:
     if result.num_unsent:
         print(f"{result.num_unsent} events unsent, run gradcast sync", file=sys.stderr)
     return EXIT_UNHEALTHY if options.fail_on and result.verdict.verdict != "healthy" else 0
+
+
+def with_store(config: Any, uri: str | None) -> Any:
+    """The configuration of a run to resume, with the credentials of its store, which are given anew and never written down."""
+    from training.tracking.environment import redact, with_credentials
+
+    kept = config.tracking.uri
+    if kept is None:
+        return config
+    known = uri if uri is not None and redact(uri).rstrip("/") == kept.rstrip("/") else with_credentials(kept)
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": known})})
 
 
 class StopRequest:
