@@ -439,7 +439,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigurationError([Problem("config_not_found", str(path), "does not exist.")]) from None
     except (OSError, *UNREADABLE_YAML) as error:
-        summary = str(error).splitlines()[0]
+        summary = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigurationError(
             [Problem("config_unreadable", str(path), f"must be a YAML file: {summary}.")]
         ) from None
