@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
 from app.errors import ProblemError
+from app.services.unpacking import DECODERS
 from app.settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -62,15 +63,28 @@ def declared_bytes(request: Request) -> int:
     return int(declared) if declared.isdecimal() else 0
 
 
+def encoding_of(request: Request) -> str | None:
+    """How the body is compressed; None if it is not.
+
+    Raises:
+        ProblemError: `content_encoding_unsupported`.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding == "identity":
+        return None
+    if encoding not in DECODERS:
+        detail = f"Content-Encoding must be one of {', '.join(DECODERS)}, or left out."
+        raise ProblemError("content_encoding_unsupported", detail, headers={"Accept-Encoding": ", ".join(DECODERS)})
+    return encoding
+
+
 async def read_body(request: Request) -> bytes:
     """Read the body, but never more than the settings allow.
 
     Raises:
-        ProblemError: `body_too_large`, `content_encoding_unsupported` or `client_disconnected`.
+        ProblemError: `body_too_large` or `client_disconnected`.
     """
     limit = settings_of(request).max_body_bytes
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise ProblemError("content_encoding_unsupported", "Send the body without Content-Encoding.")
     if declared_bytes(request) > limit:
         raise _too_large(limit)
     chunks: list[bytes] = []

@@ -50,6 +50,7 @@ PROBLEMS: Mapping[str, ProblemKind] = {
     "promotion_refused": ProblemKind(409, "The gate keeps the present champion"),
     "body_too_large": ProblemKind(413, "The body is too large"),
     "too_many_series": ProblemKind(413, "The request holds too many series"),
+    "encoding_invalid": ProblemKind(400, "The body is not compressed as it says"),
     "content_encoding_unsupported": ProblemKind(415, "The body's encoding is not understood"),
     "request_invalid": ProblemKind(422, "The request is not valid"),
     "dataset_invalid": ProblemKind(422, "The file cannot be trained on as it stands"),

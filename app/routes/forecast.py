@@ -7,7 +7,7 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from app.dependencies import DirectRoute, deadline_of, declared_bytes, forecasting_of, read_body
+from app.dependencies import DirectRoute, deadline_of, declared_bytes, encoding_of, forecasting_of, read_body
 from app.errors import ProblemError
 from app.schemas.forecast import ForecastResponse
 from app.schemas.problem import build_problem_docs
@@ -26,6 +26,7 @@ Forecast many series in one request.
   level nothing is invented: that is an error naming what there is.
 - One bad series does not sink the request: it carries its `error`, and `status` is `partial`. If nothing can be forecast
   the answer is a 422.
+- The body may be compressed: `Content-Encoding: gzip` or `zstd`; the limit on its size holds before and after.
 - Numbers must be finite; unknown fields are refused.
 """
 
@@ -36,9 +37,9 @@ Forecast many series in one request.
     description=DESCRIPTION,
     response_model=ForecastResponse,
     responses=build_problem_docs(
-        "json_invalid", "model_not_found", "body_too_large", "too_many_series", "content_encoding_unsupported",
-        "request_invalid", "horizon_too_long", "level_unavailable", "nothing_to_forecast", "queue_full",
-        "internal_error", "model_unavailable", "not_ready", "draining", "deadline_exceeded",
+        "json_invalid", "model_not_found", "body_too_large", "too_many_series", "encoding_invalid",
+        "content_encoding_unsupported", "request_invalid", "horizon_too_long", "level_unavailable", "nothing_to_forecast",
+        "queue_full", "internal_error", "model_unavailable", "not_ready", "draining", "deadline_exceeded",
     ),
     openapi_extra={
         "requestBody": {
@@ -53,7 +54,8 @@ async def forecast(request: Request) -> Response:
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
             service.validate_open(declared_bytes(request))
-            content = await service.forecast_json(await read_body(request), deadline)
+            encoding = encoding_of(request)
+            content = await service.forecast_json(await read_body(request), encoding, deadline)
     except TimeoutError:
         raise ProblemError("deadline_exceeded", "The request's time was up before its forecast was done.") from None
     return Response(content, media_type="application/json")

@@ -24,6 +24,7 @@ from app.services.loading import Cold, LoadedModel, Resolved
 from app.services.metrics import ServiceMetrics
 from app.services.rendering import render_json
 from app.services.series_error import SeriesError
+from app.services.unpacking import unpack
 from app.settings import ServiceSettings
 from models.forecaster import ForecastInputs
 from training.errors import ModelNotFoundError, TrackingError
@@ -93,6 +94,7 @@ class ForecastService:
         self,
         parse: Callable[[], ForecastRequest],
         num_bytes: int,
+        is_small: bool,
         deadline: float,
         render: Callable[[Answer], T],
     ) -> T:
@@ -101,6 +103,7 @@ class ForecastService:
         Args:
             parse: Reads the request; runs in another thread unless it is small.
             num_bytes: Size of its body.
+            is_small: Whether parsing, encoding and rendering cost less than a hop to another thread.
             deadline: `time.monotonic()` at which the caller gives up.
             render: Writes the answer; runs where `parse` does.
 
@@ -108,7 +111,7 @@ class ForecastService:
             ProblemError: If the request as a whole cannot be answered.
             GradcastError: If its model is unknown or cannot be loaded.
         """
-        is_small, admission = num_bytes <= MAX_INLINE_BYTES, self._engine.admission
+        admission = self._engine.admission
         with admission.hold(num_bytes) as ticket:
             request = await self._run(is_small, parse)
             num_series = len(request.series)
@@ -126,9 +129,22 @@ class ForecastService:
             ticket.is_answered = True
             return answer
 
-    async def forecast_json(self, body: bytes, deadline: float) -> bytes:
-        """JSON in, JSON out; see `forecast`."""
-        return await self.forecast(lambda: parse_request(body), len(body), deadline, render_json)
+    async def forecast_json(self, body: bytes, encoding: str | None, deadline: float) -> bytes:
+        """JSON in, JSON out; see `forecast`.
+
+        Args:
+            body: As it came.
+            encoding: How it is compressed, if it is.
+            deadline: See there.
+        """
+        num_bytes, limit = len(body), self._settings.max_body_bytes
+        if encoding is not None:
+            # How much there is to parse shows later.
+            return await self.forecast(
+                lambda: parse_request(unpack(body, encoding, limit)), num_bytes, False, deadline, render_json
+            )
+        is_small = num_bytes <= MAX_INLINE_BYTES
+        return await self.forecast(lambda: parse_request(body), num_bytes, is_small, deadline, render_json)
 
     async def _run(self, is_small: bool, work: Callable[[], T]) -> T:
         if is_small:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ class GatedNetwork:
 
     def __init__(self, inner: ServingNetwork) -> None:
         self.inner = inner
+        self.seconds = math.inf
         self.gate = threading.Event()
         self.entered = threading.Event()
         self.sizes: list[int] = []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from app.errors import MAX_SHOWN, PROBLEMS, SERIES_PROBLEMS, WARNINGS
 from tests.integration.service.service_bundles import (
@@ -265,10 +267,30 @@ def test_a_request_of_too_many_or_too_long_series_is_refused(tmp_path: Path, lau
     assert document["forecasts"][1]["error"]["code"] == "series_too_long"
 
 
-def test_an_encoded_body_is_refused(client: TestClient) -> None:
-    """A body that the service would have to unpack (and that could unpack to gigabytes) is a 415."""
-    response = client.post("/forecast", content=b"x", headers={"Content-Encoding": "gzip"})
-    assert_problem(response, 415, "content_encoding_unsupported")
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_a_compressed_body_is_what_it_was(client: TestClient, encoding: str) -> None:
+    """Packed or not, in one piece or two, the answer is the same; what is cut off or something else is a 400, a bomb a 413."""
+    body = json.dumps({"series": [series()]}).encode()
+    pack = {"gzip": gzip.compress, "zstd": zstandard.compress}[encoding]
+
+    def send(content: bytes) -> Any:
+        return client.post("/forecast", content=content, headers={"Content-Encoding": encoding})
+
+    expected = client.post("/forecast", content=body).json()
+    for content in (pack(body), pack(body[:100]) + pack(body[100:])):
+        assert send(content).json() == expected
+    for content in (b"x", b"plain text", pack(body)[2:]):
+        assert_problem(send(content), 400, "encoding_invalid")
+    assert send(pack(body)[:-12]).status_code == 400
+    assert_problem(send(pack(bytes(200 * 2**20))), 413, "body_too_large")
+
+
+def test_an_unknown_encoding_is_refused(client: TestClient) -> None:
+    """It is a 415 that says what there is."""
+    for encoding in ("br", "gzip, gzip", "../zstd"):
+        response = client.post("/forecast", content=b"x", headers={"Content-Encoding": encoding})
+        assert_problem(response, 415, "content_encoding_unsupported")
+        assert response.headers["accept-encoding"] == "gzip, zstd"
 
 
 def test_an_unexpected_failure_is_a_500_with_an_incident(
