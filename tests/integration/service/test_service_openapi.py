@@ -66,7 +66,7 @@ def test_examples_of_answers_fit_their_models():
 
 
 def test_every_route_says_what_it_asks_of_a_caller(document):
-    """Routes behind the guard document 401, 403, 429 with Retry-After, and the scopes that open them; the others ask for nothing."""
+    """Routes behind the guard document 401, 403, 429 with Retry-After, and the scopes that open them; others nothing."""
     for name, operation in operations(document):
         is_guarded = bool(operation["security"])
         assert is_guarded == (name not in ("GET /livez", "GET /readyz"))
