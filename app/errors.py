@@ -36,7 +36,11 @@ class ProblemKind(NamedTuple):
 
 PROBLEMS: Mapping[str, ProblemKind] = {
     "json_invalid": ProblemKind(400, "The body is not valid JSON"),
+    "request_unreadable": ProblemKind(400, "The body cannot be read"),
     "client_disconnected": ProblemKind(400, "The client left before its request was complete"),
+    "key_missing": ProblemKind(401, "The service asks for a key"),
+    "key_invalid": ProblemKind(401, "The key is unknown, revoked or expired"),
+    "scope_missing": ProblemKind(403, "The key is not for this"),
     "cross_site_request": ProblemKind(403, "Another web site sent this request"),
     "model_not_found": ProblemKind(404, "No such model, version or alias"),
     "dataset_not_found": ProblemKind(404, "No such data set"),
@@ -52,12 +56,14 @@ PROBLEMS: Mapping[str, ProblemKind] = {
     "too_many_series": ProblemKind(413, "The request holds too many series"),
     "encoding_invalid": ProblemKind(400, "The body is not compressed as it says"),
     "content_encoding_unsupported": ProblemKind(415, "The body's encoding is not understood"),
+    "host_not_allowed": ProblemKind(421, "The service does not answer to this host name"),
     "request_invalid": ProblemKind(422, "The request is not valid"),
     "dataset_invalid": ProblemKind(422, "The file cannot be trained on as it stands"),
     "horizon_too_long": ProblemKind(422, "The model does not forecast that far"),
     "level_unavailable": ProblemKind(422, "The model was not trained for these levels"),
     "nothing_to_forecast": ProblemKind(422, "None of the series can be forecast"),
     "queue_full": ProblemKind(429, "The queue is full"),
+    "rate_limited": ProblemKind(429, "The key has used up its requests"),
     "internal_error": ProblemKind(500, "The service failed"),
     "model_unavailable": ProblemKind(503, "The model cannot be loaded"),
     "not_ready": ProblemKind(503, "No model is loaded"),
@@ -226,7 +232,10 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    codes = {404: "route_not_found", 405: "method_not_allowed", 408: "deadline_exceeded", 413: "body_too_large"}
+    codes = {
+        400: "request_unreadable", 404: "route_not_found", 405: "method_not_allowed", 408: "deadline_exceeded",
+        413: "body_too_large",
+    }  # fmt: skip
     code = codes.get(error.status_code, "request_invalid" if error.status_code < 500 else "internal_error")
     detail = HTTPStatus(error.status_code).description or PROBLEMS[code].title
     problem = ProblemError(code, f"{detail.rstrip('.')}. See /docs for the routes.", headers=error.headers)

@@ -98,7 +98,8 @@ CONTESTANTS = {
     ),
     "gradcast": Contestant(
         "gradcast", ("python", "-m", "app"), "gradcast", "/forecast",
-        {"GRADCAST_BUNDLE": "{directory}/bundle", "GRADCAST_PORT": "{port}", "GRADCAST_LOG_LEVEL": "warning"},
+        {"GRADCAST_BUNDLE": "{directory}/bundle", "GRADCAST_PORT": "{port}", "GRADCAST_LOG_LEVEL": "warning",
+         "GRADCAST_OPEN": "always"},
     ),
     "fastapi": Contestant("FastAPI as in a tutorial", _uvicorn("server_fastapi:app")),
     "mlflow": Contestant(
