@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -33,7 +33,11 @@ class ProblemKind(NamedTuple):
 
 PROBLEMS: Mapping[str, ProblemKind] = {
     "json_invalid": ProblemKind(400, "The body is not valid JSON"),
+    "request_unreadable": ProblemKind(400, "The body cannot be read"),
     "client_disconnected": ProblemKind(400, "The client left before its request was complete"),
+    "key_missing": ProblemKind(401, "The service asks for a key"),
+    "key_invalid": ProblemKind(401, "The key is unknown, revoked or expired"),
+    "scope_missing": ProblemKind(403, "The key is not for this"),
     "cross_site_request": ProblemKind(403, "Another web site sent this request"),
     "model_not_found": ProblemKind(404, "No such model, version or alias"),
     "dataset_not_found": ProblemKind(404, "No such data set"),
@@ -48,12 +52,14 @@ PROBLEMS: Mapping[str, ProblemKind] = {
     "body_too_large": ProblemKind(413, "The body is too large"),
     "too_many_series": ProblemKind(413, "The request holds too many series"),
     "content_encoding_unsupported": ProblemKind(415, "The body's encoding is not understood"),
+    "host_not_allowed": ProblemKind(421, "The service does not answer to this host name"),
     "request_invalid": ProblemKind(422, "The request is not valid"),
     "dataset_invalid": ProblemKind(422, "The file cannot be trained on as it stands"),
     "horizon_too_long": ProblemKind(422, "The model does not forecast that far"),
     "level_unavailable": ProblemKind(422, "The model was not trained for these levels"),
     "nothing_to_forecast": ProblemKind(422, "None of the series can be forecast"),
     "queue_full": ProblemKind(429, "The queue is full"),
+    "rate_limited": ProblemKind(429, "The key has used up its requests"),
     "internal_error": ProblemKind(500, "The service failed"),
     "model_unavailable": ProblemKind(503, "The model cannot be loaded"),
     "not_ready": ProblemKind(503, "No model is loaded"),
@@ -190,11 +196,14 @@ def as_problem(error: GradcastError) -> ProblemError:
 
 def install_handlers(app: FastAPI) -> None:
     """Answer every error of `app` with a problem document."""
-    app.add_exception_handler(ProblemError, _on_problem)
-    app.add_exception_handler(GradcastError, _on_gradcast_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_unexpected)
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+
+
+async def respond_to(request: Request, error: Exception) -> Response:
+    """The answer to an error that no framework has caught."""
+    handler = next(handler for kind, handler in _HANDLERS.items() if isinstance(error, kind))
+    return await handler(request, error)
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
@@ -218,7 +227,7 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    codes = {404: "route_not_found", 405: "method_not_allowed"}
+    codes = {404: "route_not_found", 405: "method_not_allowed", 413: "body_too_large", 400: "request_unreadable"}
     code = codes.get(error.status_code, "request_invalid" if error.status_code < 500 else "internal_error")
     detail = HTTPStatus(error.status_code).description or PROBLEMS[code].title
     problem = ProblemError(code, f"{detail.rstrip('.')}. See /docs for the routes.", headers=error.headers)
@@ -230,3 +239,12 @@ async def _on_unexpected(request: Request, error: Exception) -> Response:
     logger.error("incident %s: %s %s", incident, request.method, request.url.path, exc_info=error)
     detail = "The service failed on this request; the log holds the incident."
     return build_problem_response(request, ProblemError("internal_error", detail, extensions={"incident": incident}))
+
+
+_HANDLERS: Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    ProblemError: _on_problem,
+    GradcastError: _on_gradcast_error,
+    RequestValidationError: _on_validation_error,
+    HTTPException: _on_http_exception,
+    Exception: _on_unexpected,
+}

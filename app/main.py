@@ -12,23 +12,24 @@ from importlib import metadata
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.access.guard import Guard
+from app.access.middleware import AccessMiddleware
 from app.errors import install_handlers
 from app.jobs.board import JobBoard
 from app.jobs.datasets import DatasetStore
 from app.jobs.limits import inspection_limits
+from app.openapi import build_openapi
 from app.routes import datasets, forecast, health, jobs, metrics, models, runs, web
-from app.schemas.forecast import ForecastRequest
-from app.schemas.problem import ProblemBody
 from app.services.catalog import Catalog
 from app.services.engine import InferenceEngine
 from app.services.forecasting import ForecastService
 from app.services.metrics import ServiceMetrics
 from app.services.sources import DirectorySource, ModelSource
 from app.settings import ServiceSettings, load_settings
+from app.tracing import TracingMiddleware, build_provider
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +44,11 @@ def create_app(settings: ServiceSettings | None = None, source: ModelSource | No
     settings = settings or load_settings()
     app = FastAPI(
         title="gradcast", version=_version(), summary="Probabilistic forecasts of many time series.", lifespan=_lifespan,
-        redoc_url=None,
+        # The page of the documentation is our own: it works offline.
+        docs_url=None, redoc_url=None,
     )  # fmt: skip
     app.state.settings = settings
+    app.state.guard = guard = Guard(settings)
     app.state.metrics = service_metrics = ServiceMetrics()
     app.state.catalog = catalog = Catalog(
         source or build_source(settings),
@@ -73,8 +76,11 @@ def create_app(settings: ServiceSettings | None = None, source: ModelSource | No
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=web.STATIC))
     install_handlers(app)
+    app.add_middleware(AccessMiddleware, guard=guard, has_access_log=settings.access_log)
     app.add_middleware(MeasuringMiddleware, metrics=service_metrics)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
+    if settings.tracing:
+        app.add_middleware(TracingMiddleware, provider=build_provider())
+    app.openapi = lambda: build_openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
     return app
 
 
@@ -139,33 +145,6 @@ class MeasuringMiddleware:
         method = scope["method"] if route != "unmatched" else "ANY"
         self._metrics.request_seconds.labels(route, method).observe(seconds)
         self._metrics.requests.labels(route, method, str(status)).inc()
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, with the schemas of what the routes read and refuse by hand."""
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            summary=app.summary,
-            routes=app.routes,
-            openapi_version=app.openapi_version,
-        )
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (ForecastRequest, ProblemBody):
-            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(schema.pop("$defs", {}))
-            schemas[model.__name__] = schema
-        for path in document["paths"].values():
-            for operation in path.values():
-                # Validation answers with problem+json; FastAPI's own description of a 422 would be untrue.
-                content = operation["responses"].get("422", {}).get("content", {})
-                if "application/json" in content:
-                    del operation["responses"]["422"]
-        schemas.pop("HTTPValidationError", None)
-        schemas.pop("ValidationError", None)
-        app.openapi_schema = document
-    return app.openapi_schema
 
 
 def _version() -> str:

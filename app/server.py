@@ -14,6 +14,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from app.logs import configure_logging
 from app.settings import ServiceSettings, load_settings
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def build_server(settings: ServiceSettings) -> uvicorn.Server:
         "host": settings.host,
         "port": settings.port,
         "log_level": settings.log_level,
-        "access_log": settings.log_level == "debug",
+        "log_config": None,
+        # The application has an access log of its own, with ids of requests and without queries.
+        "access_log": False,
         "timeout_graceful_shutdown": settings.shutdown_seconds,
         "server_header": False,
         "lifespan": "on",
@@ -86,11 +89,30 @@ def serve(settings: ServiceSettings | None = None) -> None:
         ConfigurationError: If the environment's settings are not valid.
     """
     settings = settings or load_settings()
+    configure_logging(settings.log_level, settings.log_format)
+    tell_who_may_come_in(settings)
     server = build_server(settings)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     # uvicorn repeats the signal after it has shut down in good order: that is a success, not a death by signal.
     signal.signal(signal.SIGTERM, _leave_done)
     server.run()
+
+
+def tell_who_may_come_in(settings: ServiceSettings) -> None:
+    """Say aloud whether the service is open, or that it will let nobody in.
+
+    Raises:
+        ConfigurationError: If the keys cannot be read.
+    """
+    from app.access.keys import KeyStore
+
+    keys = KeyStore(settings.keys_directory).list_keys()
+    if settings.open == "always" or (settings.open == "until_keys" and not keys):
+        logger.warning("open: everybody on this machine may forecast, train and promote. `gradcast keys create` changes that")
+    elif not keys:
+        remedy = "`gradcast keys create NAME --scope admin` makes one, and needs no restart"
+        logger.warning("there is no key yet, so nobody is let in: %s", remedy)
+    else:
+        logger.info("keys are asked for; %d are in %s", len(keys), settings.keys_directory)
 
 
 def _leave_done(_signum: int, _frame: FrameType | None) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from training.errors import ConfigurationError, Problem
@@ -13,6 +15,12 @@ from training.tracking.environment import default_cache_directory
 
 ENV_PREFIX = "GRADCAST_"
 MEBIBYTE = 1024 * 1024
+
+
+def default_keys_directory() -> Path:
+    """`gradcast/keys` where the user's configuration is kept."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "gradcast" / "keys"
 
 
 class ServiceSettings(BaseSettings):
@@ -26,6 +34,20 @@ class ServiceSettings(BaseSettings):
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 = any free one."""
+    open: Literal["never", "until_keys", "always"] = "never"
+    """Whether to serve without keys, on a loopback address only: never; until_keys = as long as no key was ever made; always."""
+    keys_directory: Path = Field(default_factory=default_keys_directory)
+    """Where keys (as hashes) and the audit log are kept; by default gradcast/keys in the user's configuration."""
+    key_requests_per_second: float | None = Field(default=None, gt=0.0)
+    """Requests per second of a key that has no rate of its own; null = no limit."""
+    key_burst: int = Field(default=100, ge=1)
+    """Requests at once of a key with a rate."""
+    audit: Literal["changes", "all"] = "changes"
+    """What the audit log holds: changes and refusals; or every request with a key."""
+    public_metrics: bool = False
+    """Whether GET /metrics asks for no key."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Host names the service answers to, separated by commas; empty = any, and while open those of the loopback address."""
     tracking_uri: str | None = None
     """MLflow tracking URI whose registry is served; null = MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db."""
     bundle: Path | None = None
@@ -84,8 +106,25 @@ class ServiceSettings(BaseSettings):
     """Address of the MLflow dashboard as browsers reach it; null = GRADCAST_TRACKING_URI if that is a server."""
     log_level: str = Field(default="info", pattern="^(critical|error|warning|info|debug)$")
     """Log level of the server."""
+    log_format: Literal["text", "json"] = "text"
+    """Log lines for people, or one JSON object each."""
+    access_log: bool = False
+    """Whether every request has a line in the log, at level info."""
+    tracing: bool = False
+    """Whether a span per request goes to the collector at OTEL_EXPORTER_OTLP_ENDPOINT; needs `gradcast[otel]`."""
 
-    @field_validator("models", mode="before")
+    @field_validator("open")
+    @classmethod
+    def _open_on_loopback_only(cls, value: str, info: ValidationInfo) -> str:
+        host = info.data.get("host")
+        if value != "never" and host is not None and not is_loopback(host):
+            raise ValueError(
+                f"must be never on an address that others reach, but GRADCAST_HOST is {host} instead. "
+                "Make a key with `gradcast keys create NAME --scope admin`, or listen on 127.0.0.1"
+            )
+        return value
+
+    @field_validator("models", "allowed_hosts", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
@@ -94,6 +133,14 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def load_settings(**overrides: Any) -> ServiceSettings:

@@ -28,6 +28,7 @@ def render_pages() -> dict[str, str]:
         "settings.md": render_settings(),
         "http.md": render_routes(),
         "errors.md": render_errors(),
+        "metrics.md": render_metrics(),
         "rules.md": render_rules(),
     }
     return {name: HEADER + page.rstrip() + "\n" for name, page in pages.items()}
@@ -226,6 +227,20 @@ def render_routes() -> str:
     )  # fmt: skip
 
 
+def render_metrics() -> str:
+    """Everything `GET /metrics` may print."""
+    from app.main import create_app
+    from app.settings import ServiceSettings
+
+    registry = create_app(ServiceSettings(bundle=Path("bundle"))).state.metrics.registry
+    rows = ["| metric | kind | meaning |", "|---|---|---|"]
+    for family in sorted(registry.collect(), key=lambda family: family.name):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        rows.append(f"| `{name}` | {family.type} | {_cell(family.documentation)} |")
+    text = "What `GET /metrics` prints; a histogram has `_bucket`, `_sum`, `_count`. How to use it: [observing](../observing.md)."
+    return "\n\n".join(["# Metrics", text, "\n".join(rows)])
+
+
 def list_routes() -> list[tuple[str, str, str]]:
     """Method, path and summary of every route of the service."""
     from app.main import create_app
@@ -290,7 +305,8 @@ _PROBLEM_POSITIONS = {"Problem": (0, 2, 3), "AuditProblem": (0, 5, 6)}
 
 def list_problem_codes() -> dict[str, tuple[str, str]]:
     """Code to message and remedy of every problem that the sources can report; the longest wording of each."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "training").rglob("*.py"))]
+    paths = [path for package in ("training", "app") for path in sorted((ROOT / package).rglob("*.py"))]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
     positions = _PROBLEM_POSITIONS | {name: place for tree in trees for name, place in _wrappers(tree)}
     found: dict[str, tuple[str, str]] = {}
     for function in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Services in tests are open, and answer to the names that test clients call them, unless a test says otherwise.
+os.environ.update(GRADCAST_OPEN="always", GRADCAST_ALLOWED_HOSTS="*")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "models": "list, show, promote or roll back registered models",
     "gradcheck": "autograd against hand-derived backpropagation and finite differences",
     "serve": "the HTTP service",
+    "keys": "create, list or revoke keys of the HTTP service",
     "worker": "runs the training jobs that the service queued",
     "up": "the HTTP service and the MLflow dashboard on this machine",
     "demo": "train on the shipped real data, register, serve, ask for a forecast, print it",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 
 from app.jobs.worker import main
+from app.logs import configure_logging
 from app.settings import load_settings
 from training.errors import ConfigurationError
 
@@ -21,5 +21,5 @@ if __name__ == "__main__":
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    configure_logging(settings.log_level, settings.log_format)
     main(settings, options.leave_when_idle)

@@ -68,6 +68,12 @@ def compare_page(request: Request, settings: Settings) -> HTMLResponse:
     return _render("compare", settings, **wanted)
 
 
+@router.get("/docs")
+def docs_page(settings: Settings) -> HTMLResponse:
+    """Every route with its fields, examples and a form to try it."""
+    return _render("docs", settings)
+
+
 def dashboard_url(settings: ServiceSettings) -> str | None:
     """Where browsers find the MLflow dashboard; None if nobody said."""
     uri = settings.tracking_uri or ""

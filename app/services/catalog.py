@@ -306,6 +306,6 @@ class Catalog:
 
     def _loaded_rows(self) -> list[LoadedRow]:
         return [
-            (name, model.version.version, model.verdict or "unknown", model.loaded_at)
+            LoadedRow(name, model.version.version, model.verdict or "unknown", model.loaded_at, model.data_until)
             for name, model in self._loaded.items()
         ]

@@ -47,6 +47,14 @@ class ContextStore:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def target_statistics(self) -> tuple[float, float] | None:
+        """Mean and standard deviation of the stored `y` of all series; None without two different values."""
+        if self._frame is None:
+            return None
+        y = self._frame["y"].to_numpy(np.float64)
+        y = y[np.isfinite(y)]
+        return (float(y.mean()), float(y.std())) if len(y) and float(y.std()) > 0.0 else None
+
     def read(self, unique_id: str) -> KnownSeries | None:
         """The rows of a series, oldest first; None if it is not known."""
         rows = self._rows.get(unique_id)

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from app.errors import FieldProblem, ProblemError, normalize_field_problems
 from app.schemas.forecast import ForecastRequest
 from app.services.catalog import Catalog
+from app.services.drift import DriftMonitor
 from app.services.encoding import EncodedSeries, RequestEncoder
 from app.services.engine import InferenceEngine
 from app.services.levels import Levels, build_levels
@@ -69,6 +70,8 @@ class ForecastService:
         self._metrics = metrics
         self._settings = settings
         self._preparers = ThreadPoolExecutor(settings.num_preparers, thread_name_prefix="gradcast-prepare")
+        self._drift = DriftMonitor()
+        metrics.watch_drift(self._drift.rows)
         self._encoders: weakref.WeakKeyDictionary[object, RequestEncoder] = weakref.WeakKeyDictionary()
 
     def close(self) -> None:
@@ -146,7 +149,10 @@ class ForecastService:
         encoder = self._encoder(model)
         outcomes = encode_all(encoder, request, horizon)
         windows = [outcome for outcome in outcomes if isinstance(outcome, EncodedSeries)]
-        return Prepared(outcomes, encoder.build_inputs(windows) if windows else None, levels, horizon)
+        inputs = encoder.build_inputs(windows) if windows else None
+        if inputs is not None:
+            self._drift.observe(model, inputs)
+        return Prepared(outcomes, inputs, levels, horizon)
 
     def _encoder(self, model: LoadedModel) -> RequestEncoder:
         encoder = self._encoders.get(model.bundle.forecaster)

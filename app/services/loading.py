@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from app.services.context import ContextStore, read_context_store
@@ -47,6 +48,14 @@ class LoadedModel:
         """Verdict of the gradient's diagnosis."""
         verdict = self.manifest.gradient.get("verdict")
         return str(verdict) if verdict is not None else None
+
+    @property
+    def data_until(self) -> float | None:
+        """Seconds since the epoch of the last row trained on; None for integer time."""
+        if self.manifest.time_kind != "datetime" or not self.manifest.trained_until:
+            return None
+        moment = datetime.fromisoformat(self.manifest.trained_until)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
     @property
     def reach_steps(self) -> int | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
@@ -12,8 +13,28 @@ from prometheus_client.registry import Collector
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
-# name, version, verdict, seconds since the epoch at which it was loaded
-LoadedRow = tuple[str, int, str, float]
+
+
+class LoadedRow(NamedTuple):
+    """A loaded model.
+
+    Attributes:
+        name: Registered name.
+        version: Number.
+        verdict: Of its gradient.
+        loaded_at: Seconds since the epoch.
+        data_until: Seconds since the epoch of the last row trained on; None for integer time.
+    """
+
+    name: str
+    version: int
+    verdict: str
+    loaded_at: float
+    data_until: float | None
+
+
+# Name, shift of the mean by channel in standard deviations of the training data, share of missing targets.
+DriftRow = tuple[str, Mapping[str, float], float]
 
 
 class ServiceMetrics:
@@ -66,6 +87,10 @@ class ServiceMetrics:
         """Print version, verdict and age of what `read_loaded` returns at every scrape."""
         self.registry.register(_ModelCollector(read_loaded))
 
+    def watch_drift(self, read_rows: Callable[[], Iterable[DriftRow]]) -> None:
+        """Print at every scrape how far inputs are from the training data."""
+        self.registry.register(_DriftCollector(read_rows))
+
 
 class _ModelCollector(Collector):
     def __init__(self, read_loaded: Callable[[], Iterable[LoadedRow]]) -> None:
@@ -75,17 +100,49 @@ class _ModelCollector(Collector):
         return self._families()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        info, version, age = self._families()
-        for name, number, verdict, loaded_at in self._read_loaded():
-            info.add_metric([name, str(number), verdict], 1.0)
-            version.add_metric([name], float(number))
-            age.add_metric([name], max(0.0, time.time() - loaded_at))
-        return (info, version, age)
+        info, version, age, data_age = self._families()
+        for row in self._read_loaded():
+            info.add_metric([row.name, str(row.version), row.verdict], 1.0)
+            version.add_metric([row.name], float(row.version))
+            age.add_metric([row.name], max(0.0, time.time() - row.loaded_at))
+            if row.data_until is not None:
+                data_age.add_metric([row.name], time.time() - row.data_until)
+        return (info, version, age, data_age)
 
     @staticmethod
-    def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
+    def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
         return (
             GaugeMetricFamily("gradcast_model_info", "Loaded models.", labels=["model", "version", "verdict"]),
             GaugeMetricFamily("gradcast_model_version", "Version that the name alone stands for.", labels=["model"]),
             GaugeMetricFamily("gradcast_model_age_seconds", "Time since that version was loaded.", labels=["model"]),
+            GaugeMetricFamily("gradcast_model_data_age_seconds", "Time since the last row it was trained on.", labels=["model"]),
+        )
+
+
+class _DriftCollector(Collector):
+    def __init__(self, read_rows: Callable[[], Iterable[DriftRow]]) -> None:
+        self._read_rows = read_rows
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return self._families()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        shift, missing = self._families()
+        for name, shifts, missing_ratio in self._read_rows():
+            missing.add_metric([name], missing_ratio)
+            for channel, value in shifts.items():
+                shift.add_metric([name, channel], value)
+        return (shift, missing)
+
+    @staticmethod
+    def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+        return (
+            GaugeMetricFamily(
+                "gradcast_input_shift",
+                "Recent windows' mean minus that of the training data, in its standard deviations.",
+                labels=["model", "channel"],
+            ),
+            GaugeMetricFamily(
+                "gradcast_input_missing_ratio", "Share of missing targets in recent windows.", labels=["model"]
+            ),
         )

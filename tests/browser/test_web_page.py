@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 import uvicorn
 
+from app.access.keys import KeyStore
+from app.access.scopes import Scope
 from app.jobs.job_directory import JobDirectory
 from app.main import create_app
 from app.settings import ServiceSettings
@@ -29,13 +32,19 @@ def site(tmp_path_factory):
     for version in (1, 2):
         write_bundle(bundles / "hourly" / str(version), seed=version, context=build_context(Columns()))
     settings = ServiceSettings(bundle=bundles, jobs_directory=folder / "jobs", job_workers=0, poll_seconds=1000.0)
+    with running(settings) as address:
+        yield address, folder / "jobs" / "jobs"
+
+
+@contextmanager
+def running(settings):
+    """A service on a free port; its address."""
     server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}", folder / "jobs" / "jobs"
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join(30)
 
@@ -281,3 +290,29 @@ def test_another_site_cannot_make_the_browser_act(site):
         for path in ("/datasets", "/jobs", "/models/hourly/promote"):
             answer = httpx.post(site[0] + path, content=b"ds,y", headers=headers)
             assert (answer.status_code, answer.json()["code"]) == (403, "cross_site_request")
+
+
+def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab(chromium, tmp_path):
+    """One dialog however many requests wait; a wrong key is asked for again; the right one is in sessionStorage alone, until
+    it is forgotten.
+    """
+    write_bundle(tmp_path / "bundles" / "hourly" / "1", context=build_context(Columns()))
+    _, token = KeyStore(tmp_path / "keys").create("a", [Scope.ADMIN])
+    folders = {"bundle": tmp_path / "bundles", "jobs_directory": tmp_path / "jobs", "keys_directory": tmp_path / "keys"}
+    settings = ServiceSettings(**folders, job_workers=0, open="never")
+    with running(settings) as address:
+        page = chromium.new_page()
+        page.goto(address)
+        dialog = page.locator("#key-dialog")
+        for key in ("gradcast_00000000_" + "0" * 64, token):
+            dialog.wait_for()
+            dialog.locator("input").fill(key)
+            dialog.locator("button[value=use]").click()
+        page.locator("#models article").wait_for()
+        assert page.evaluate("Object.values(sessionStorage)") == [token]
+        assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+        page.locator("#key-open").click()
+        dialog.locator("button[value=forget]").click()
+        dialog.wait_for()
+        assert page.evaluate("sessionStorage.length") == 0
+        page.close()

@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
 def _ask_service(model: str, uri: str) -> bool:
     port = _free_port()
     options = argparse.Namespace(
-        model=[model.partition("/")[0]], bundle=None, host=serve.DEFAULT_HOST, port=port, tracking_uri=uri
+        model=[model.partition("/")[0]], bundle=None, host=serve.DEFAULT_HOST, port=port, tracking_uri=uri, open=True
     )
     log = Path("runs") / "demo-service.log"
     with log.open("w") as stream:

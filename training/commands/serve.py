@@ -3,11 +3,15 @@
 gradcast serve                              every registered model
 gradcast serve --model bike --port 8000
 gradcast serve --bundle runs/bike/bundle    no registry, no MLflow
+
+On 127.0.0.1 it is open to everybody on this machine until the first key is made (`gradcast keys create`), and says so. On any
+other address it asks for keys, always.
 """
 
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import sys
 
@@ -29,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # No defaults here: a flag that was not given must not beat GRADCAST_HOST and GRADCAST_PORT of the environment.
     parser.add_argument("--host", help=f"address to listen on (default: GRADCAST_HOST, else {DEFAULT_HOST})")
     parser.add_argument("--port", type=int, help=f"port to listen on (default: GRADCAST_PORT, else {DEFAULT_PORT})")
+    parser.add_argument(
+        "--open", action="store_true", help="ask for no key, though there are some; on a loopback address only"
+    )
     add_tracking_argument(parser)
     parser.epilog = (
         "Everything else is a setting in the environment: GRADCAST_MAX_QUEUE_WINDOWS and so on, see docs/serving.md."
@@ -50,4 +57,17 @@ def service_environment(options: argparse.Namespace) -> dict[str, str]:
         "GRADCAST_BUNDLE": options.bundle,
         "GRADCAST_TRACKING_URI": options.tracking_uri,
     }
-    return dict(os.environ) | {key: value for key, value in given.items() if value}
+    environment = dict(os.environ) | {key: value for key, value in given.items() if value}
+    if options.open:
+        environment["GRADCAST_OPEN"] = "always"
+    elif _is_loopback(environment.get("GRADCAST_HOST", DEFAULT_HOST)):
+        # Whoever sits at this machine and has made no key wants none; the program itself assumes nothing of the kind.
+        environment.setdefault("GRADCAST_OPEN", "until_keys")
+    return environment
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -15,12 +15,17 @@ function headers(extra = {}) {
   return key ? { Authorization: `Bearer ${key}`, ...extra } : extra;
 }
 
-async function send(path, options) {
-  let answer = await fetch(path, { ...options, headers: headers(options.headers) });
-  if (answer.status === 401 && (await askForKey())) answer = await fetch(path, { ...options, headers: headers(options.headers) });
-  if (answer.ok) return answer;
-  let document = {};
-  try { document = await answer.json(); } catch { /* not a problem document */ }
+export async function send(path, options) {
+  let answer, document;
+  for (;;) {
+    const used = sessionStorage.getItem(KEY);
+    answer = await fetch(path, { ...options, headers: headers(options.headers) });
+    if (answer.ok) return answer;
+    document = await answer.json().catch(() => ({}));
+    if (answer.status !== 401 && document.code !== "scope_missing") break;
+    // Another request may have asked meanwhile.
+    if (sessionStorage.getItem(KEY) === used && !(await askForKey(document))) break;
+  }
   const first = document.errors?.[0];
   if (first) document.detail = `${first.path}: ${first.message}`;
   throw new Problem(answer.status, document);
@@ -38,17 +43,32 @@ export async function upload(file, name) {
   return (await send(`/datasets?name=${encodeURIComponent(name)}`, options)).json();
 }
 
-function askForKey() {
-  const dialog = document.querySelector("#key-dialog");
-  return new Promise((resolve) => {
+let asking = null;
+
+// One dialog for all requests that wait for a key. It is kept until the tab is closed, and nowhere else.
+export function askForKey(problem = {}) {
+  asking ??= new Promise((resolve) => {
+    const dialog = document.querySelector("#key-dialog"), input = dialog.querySelector("input");
+    dialog.querySelector("#key-reason").textContent = problem.detail ?? "";
+    dialog.returnValue = "leave";
     dialog.addEventListener("close", () => {
-      const key = dialog.querySelector("input").value.trim();
+      const key = input.value.trim();
+      input.value = "";
+      asking = null;
+      if (dialog.returnValue === "forget") sessionStorage.removeItem(KEY);
       if (dialog.returnValue === "use" && key) sessionStorage.setItem(KEY, key);
       resolve(dialog.returnValue === "use" && Boolean(key));
     }, { once: true });
     dialog.showModal();
   });
+  return asking;
 }
+
+document.querySelector("#key-open").addEventListener("click", async () => {
+  const before = sessionStorage.getItem(KEY);
+  await askForKey();
+  if (sessionStorage.getItem(KEY) !== before) location.reload();
+});
 
 // Reads server-sent events with fetch, which can carry a key, and goes on where it was after a lost connection.
 export async function listen(path, handlers) {

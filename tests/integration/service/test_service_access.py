@@ -1,0 +1,184 @@
+"""The service with keys: who is let in, to what, how often, and what is written down."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from app.access.guard import STRANGER
+from app.access.keys import KeyStore
+from app.access.middleware import MAX_DOCUMENT_BYTES
+from app.access.scopes import PUBLIC, SCOPES, Scope, required_scopes
+from tests.integration.service.service_bundles import series
+
+BODY = {"model": "plain", "series": [series()]}
+
+
+@pytest.fixture
+def keyed(launch, shared_store, tmp_path, monkeypatch):
+    """A service that asks for keys, its store of keys, and a function that asks it with a token."""
+    monkeypatch.setattr("app.access.keys.RELOAD_SECONDS", 0.0)
+    settings = {"open": "never", "keys_directory": tmp_path / "keys", "jobs_directory": tmp_path / "jobs", "job_workers": 0}
+
+    def start(**more):
+        client = launch(shared_store, **settings, **more)
+        store = KeyStore(tmp_path / "keys")
+
+        def ask(token, method, path, **options):
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            return client.request(method, path, headers=headers | options.pop("headers", {}), **options)
+
+        return client, store, ask
+
+    return start
+
+
+def audit_lines(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "keys" / "audit.jsonl").read_text().splitlines()]
+
+
+def test_without_a_key_only_public_routes_answer(keyed):
+    """Health, the page and the documentation answer; everything else is a 401 that says how to ask, also what does not exist."""
+    client, _, ask = keyed()
+    for path in ("/livez", "/readyz", "/", "/static/api.js", "/openapi.json", "/page/compare?first=a&second=b"):
+        assert client.get(path).status_code == 200, path
+    for route in ("POST /forecast", "GET /models", "GET /jobs", "POST /datasets", "GET /metrics", "GET /nowhere"):
+        method, path = route.split()
+        answer = ask(None, method, path)
+        assert (answer.status_code, answer.json()["code"]) == (401, "key_missing"), path
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+    wrong = ask("gradcast_00000000_" + "0" * 64, "POST", "/forecast", json=BODY)
+    assert (wrong.status_code, wrong.json()["code"]) == (401, "key_invalid")
+    assert client.get("/models", headers={"Authorization": "Basic Zm9vOmJhcg=="}).json()["code"] == "key_missing"
+
+
+@pytest.mark.parametrize(
+    ("scope", "allowed"),
+    [
+        (Scope.FORECAST, {"POST /forecast", "GET /models"}),
+        (Scope.TRAIN, {"GET /models", "GET /jobs", "GET /datasets"}),
+        (Scope.ADMIN, {"POST /forecast", "GET /models", "GET /jobs", "GET /datasets", "POST /models/plain/promote"}),
+    ],
+)
+def test_a_key_opens_what_its_scope_says(keyed, scope, allowed):
+    """Every other route is a 403 that names the scope it asks for."""
+    _, store, ask = keyed()
+    _, token = store.create("a", [scope])
+    bodies = {"POST /forecast": BODY, "POST /models/plain/promote": {"version": 1}}
+    asked = {"POST /forecast", "GET /models", "GET /jobs", "GET /datasets", "POST /models/plain/promote"}
+    for route in sorted(asked):
+        method, path = route.split()
+        answer = ask(token, method, path, json=bodies.get(route))
+        if route in allowed:
+            assert answer.status_code in (200, 409), (route, answer.text)
+        else:
+            assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
+            assert "`admin`" in answer.json()["detail"]
+
+
+def test_keys_come_and_go_while_the_service_runs(keyed):
+    """A key made after the start works, and one that is revoked stops working."""
+    _, store, ask = keyed()
+    _, token = store.create("a", [Scope.FORECAST])
+    assert ask(token, "POST", "/forecast", json=BODY).json()["status"] == "completed"
+    store.revoke("a")
+    assert ask(token, "POST", "/forecast", json=BODY).json()["code"] == "key_invalid"
+
+
+def test_a_key_has_its_own_rate(keyed):
+    """After its burst a key gets 429 with Retry-After, and the other key is not touched by it."""
+    _, store, ask = keyed(key_requests_per_second=1000.0)
+    _, slow = store.create("slow", [Scope.FORECAST], requests_per_second=0.01, burst=2)
+    _, other = store.create("other", [Scope.FORECAST])
+    assert [ask(slow, "GET", "/models").status_code for _ in range(3)] == [200, 200, 429]
+    refused = ask(slow, "GET", "/models")
+    assert refused.json()["code"] == "rate_limited"
+    assert 90 <= int(refused.headers["retry-after"]) <= 100
+    assert ask(other, "GET", "/models").status_code == 200
+
+
+def test_the_audit_log_says_who_did_what_with_which_outcome(keyed, tmp_path):
+    """Changes and refusals have a line each, with name and id of the key; forecasts have none; no line holds a token or data."""
+    _, store, ask = keyed()
+    key, token = store.create("clerk", [Scope.TRAIN])
+    ask(token, "POST", "/datasets", params={"name": "secret.csv"}, content="ds,y\n" + "2026-01-01,7\n")
+    ask(token, "GET", "/jobs")
+    ask(token, "POST", "/forecast", json=BODY)
+    ask(None, "POST", "/jobs", json={})
+    lines = audit_lines(tmp_path)
+    clerk = {"name": "clerk", "key_id": key.id}
+    assert [(line["who"], line["action"], line["outcome"], line.get("code")) for line in lines] == [
+        (clerk, "POST /datasets", 422, None),
+        (clerk, "POST /forecast", 403, "scope_missing"),
+        ({"name": None, "key_id": None}, "POST /jobs", 401, "key_missing"),
+    ]
+    text = (tmp_path / "keys" / "audit.jsonl").read_text()
+    assert all(secret not in text for secret in (token, token[-20:], "2026-01-01", "secret.csv"))
+
+
+def test_the_audit_log_can_hold_everything(keyed, tmp_path):
+    """With `audit` = all, forecasts and reads have a line too."""
+    _, store, ask = keyed(audit="all")
+    _, token = store.create("a", [Scope.FORECAST])
+    ask(token, "POST", "/forecast", json=BODY)
+    ask(token, "GET", "/models")
+    assert [line["action"] for line in audit_lines(tmp_path)] == ["POST /forecast", "GET /models"]
+
+
+def test_an_open_service_closes_with_its_first_key(launch, shared_store, tmp_path, monkeypatch):
+    """Open until there are keys: the first one closes it, and it stays closed though the file goes."""
+    monkeypatch.setattr("app.access.keys.RELOAD_SECONDS", 0.0)
+    client = launch(shared_store, open="until_keys", keys_directory=tmp_path)
+    assert client.get("/models").status_code == 200
+    store = KeyStore(tmp_path)
+    store.create("a", [Scope.ADMIN])
+    assert client.get("/models").status_code == 401
+    store.path.unlink()
+    assert client.get("/models").status_code == 401
+
+
+def test_an_open_service_answers_to_its_own_names_only(launch, shared_store):
+    """A foreign name that was made to point to this machine is refused, so that no web site reads or changes anything."""
+    client = launch(shared_store, is_ready=False, allowed_hosts=())
+    for host in ("127.0.0.1:8000", "localhost", "[::1]:8000", "LOCALHOST:1"):
+        assert client.get("/models", headers={"Host": host}).status_code == 200, host
+    for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8000", "", "[::1].evil"):
+        answer = client.get("/models", headers={"Host": host})
+        assert (answer.status_code, answer.json()["code"]) == (421, "host_not_allowed"), host
+
+
+def test_every_answer_carries_the_headers_that_browsers_obey(keyed):
+    """Answers, refusals, pages, files and errors: no sniffing, no frame, no referrer to others, nothing loaded from elsewhere."""
+    client, _, _ = keyed()
+    for path in ("/livez", "/models", "/", "/static/api.js", "/static/nothing", "/nowhere"):
+        headers = client.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] in ("no-referrer", "same-origin")
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert len(headers.get_list("content-security-policy")) == 1
+
+
+def test_bodies_of_every_route_are_limited(client):
+    """A body that no configuration needs is refused unread: with its length, and without one."""
+    for options in ({"content": b" " * (MAX_DOCUMENT_BYTES + 1)}, {"content": iter([b" " * 65536] * 20)}):
+        answer = client.post("/jobs", headers={"Content-Type": "application/json"}, **options)
+        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+def test_every_route_says_which_scope_it_asks_for(client):
+    """No route falls back to `admin` by being forgotten, and what changes something is public to nobody."""
+    for path, operations in client.app.openapi()["paths"].items():
+        for method in operations:
+            assert (method.upper(), path.split("/")[1]) in SCOPES, path
+            assert method == "get" or required_scopes(method.upper(), path) is not PUBLIC
+
+
+def test_metrics_may_be_public_if_said(keyed):
+    """A scraper without a key is let in by a setting, to this route alone."""
+    client, _, _ = keyed(public_metrics=True)
+    assert client.get("/metrics").status_code == 200
+    assert client.get("/models").status_code == 401
+    assert STRANGER.scopes == ()
