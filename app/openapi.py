@@ -14,7 +14,8 @@ from app.schemas.problem import ProblemBody, build_problem_docs
 
 DESCRIPTION = """
 Errors are `application/problem+json` (RFC 9457) with a stable `code`; they never echo data. Every answer carries
-`X-Request-Id`, and takes over the one that was sent. Unless the service is open, send a key as `Authorization: Bearer gradcast_...`.
+`X-Request-Id`, and takes over the one that was sent. Unless the service is open, send a key:
+`Authorization: Bearer gradcast_...`.
 """
 BEARER = {
     "type": "http",

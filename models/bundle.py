@@ -237,7 +237,8 @@ def _read_weights(path: Path, manifest: BundleManifest) -> Forecaster:
         raise BundleError(str(path), "the tensors of the described network", f"different in {odd[:80]!r}")
     if len(dtypes) != 1 or not dtypes <= set(_DTYPES):
         raise BundleError(str(path), "all float32 or all float64", ", ".join(sorted(dtypes)))
-    tensors = safetensors.torch.load_file(path)
+    # Copied into memory of torch's own: at the file's odd addresses a matrix product may add up in another order.
+    tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
     _validate_finite(path, tensors)
     skeleton = skeleton.to(_DTYPES[dtypes.pop()])
     skeleton.load_state_dict(tensors, assign=True)

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 ScalerName = Literal["standard", "mean_abs", "robust", "last", "revin", "none"]
 InitializationName = Literal["torch", "orthogonal", "forget_bias", "chrono", "identity"]
-HeadName = Literal["point", "quantile"]
 ConformalName = Literal["none", "split"]
+DistributionName = Literal["normal", "student_t", "negative_binomial", "poisson"]
+HeadName = Literal["point", "quantile", "normal", "student_t", "negative_binomial", "poisson"]
+DISTRIBUTION_NAMES: tuple[DistributionName, ...] = get_args(DistributionName)
+# Counts have no negative values, and zero must stay zero: only a scale may be taken from them.
+COUNT_HEADS: tuple[HeadName, ...] = ("negative_binomial", "poisson")
+COUNT_SCALERS: tuple[ScalerName, ...] = ("mean_abs", "none")
 DecoderName = Literal["direct"]
+SkipName = Literal["none", "linear"]
+CellName = Literal["rnn", "gru", "lstm"]
 MAX_QUANTILE_LEVELS = 99
+
+
+def usual_scaler(head: HeadName) -> ScalerName:
+    """The scaler that a network with this head usually learns best with."""
+    return "mean_abs" if head in COUNT_HEADS else "standard"
 
 
 class NetworkConfig(BaseModel):
@@ -25,8 +37,9 @@ class NetworkConfig(BaseModel):
         num_future_covariates: Channels known over context and horizon (F).
         num_static_covariates: Channels constant over a series (S).
         scaler: Per-window scaling of `y`.
-        head: `point` forecasts one value a step, `quantile` one per level.
-        quantile_levels: Increasing probabilities in (0, 1); used by the quantile head and by conformal calibration.
+        head: `point` forecasts one value a step, `quantile` one per level, the others the parameters of a distribution.
+        quantile_levels: Increasing probabilities in (0, 1); the levels of every forecast but the point head's, and of
+            conformal calibration.
         conformal: `split` shifts every quantile, step by step, by what held-out errors ask for; see `models.conformal`.
     """
 
@@ -45,18 +58,26 @@ class NetworkConfig(BaseModel):
     @model_validator(mode="after")
     def _levels_increase(self) -> Self:
         levels = self.quantile_levels
-        if (self.head == "quantile" or self.conformal != "none") and not levels:
-            raise ValueError("quantile_levels must name at least one level for the quantile head or conformal intervals")
+        if (self.head != "point" or self.conformal != "none") and not levels:
+            raise ValueError(f"quantile_levels must name at least one level for the {self.head} head or conformal intervals")
         if any(not 0.0 < level < 1.0 for level in levels) or any(a >= b for a, b in itertools.pairwise(levels)):
             raise ValueError("quantile_levels must be increasing and lie strictly between 0 and 1")
         if self.num_past_covariates < self.num_future_covariates:
             raise ValueError("num_past_covariates must count the known-future covariates too")
         return self
 
+    @model_validator(mode="after")
+    def _counts_stay_counts(self) -> Self:
+        if self.head in COUNT_HEADS and self.scaler not in COUNT_SCALERS:
+            raise ValueError(f"scaler must be {' or '.join(COUNT_SCALERS)} for the {self.head} head: zero stays zero")
+        if self.head in COUNT_HEADS and self.conformal != "none":
+            raise ValueError(f"conformal must be none for the {self.head} head: a shift would leave the whole numbers")
+        return self
+
     @property
     def network_levels(self) -> tuple[float, ...]:
         """Levels the network itself puts out; the point head is the median (the minimiser of absolute error)."""
-        return self.quantile_levels if self.head == "quantile" else (0.5,)
+        return (0.5,) if self.head == "point" else self.quantile_levels
 
     @property
     def output_levels(self) -> tuple[float, ...]:
@@ -81,6 +102,8 @@ class RecurrentConfig(NetworkConfig):
         forget_bias: Total bias of the forget (GRU: update) gate at the start, overriding the initialization.
         init_gain: Factor on the recurrent matrices at the start.
         decoder: How the final state becomes a horizon.
+        skip: What goes from the window straight to the decoder, past the recurrence; see `models.skip`.
+        cell: Kind of the recurrent layers, and their name in reports.
     """
 
     hidden_size: int = Field(default=64, ge=1, le=16_384)
@@ -90,6 +113,18 @@ class RecurrentConfig(NetworkConfig):
     forget_bias: float | None = None
     init_gain: float | None = Field(default=None, gt=0.0)
     decoder: DecoderName = "direct"
+    skip: SkipName = "none"
+    cell: ClassVar[CellName]
+
+    @property
+    def steps_per_update(self) -> int:
+        """Context steps that one update of the recurrent state reads."""
+        return 1
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the recurrent state over a context."""
+        return -(-self.context_length // self.steps_per_update)
 
 
 class RNNConfig(RecurrentConfig):
@@ -97,19 +132,48 @@ class RNNConfig(RecurrentConfig):
 
     architecture: Literal["rnn"] = "rnn"
     nonlinearity: Literal["tanh", "relu"] = "tanh"
+    cell: ClassVar[CellName] = "rnn"
 
 
 class GRUConfig(RecurrentConfig):
     """Gated recurrent unit (Cho et al. 2014, 1406.1078)."""
 
     architecture: Literal["gru"] = "gru"
+    cell: ClassVar[CellName] = "gru"
 
 
 class LSTMConfig(RecurrentConfig):
     """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate of Gers et al. 2000)."""
 
     architecture: Literal["lstm"] = "lstm"
+    cell: ClassVar[CellName] = "lstm"
 
 
-AnyNetworkConfig = Annotated[LinearConfig | RNNConfig | GRUConfig | LSTMConfig, Field(discriminator="architecture")]
-NETWORK_CONFIG_ADAPTER: TypeAdapter[LinearConfig | RNNConfig | GRUConfig | LSTMConfig] = TypeAdapter(AnyNetworkConfig)
+class SegRNNConfig(RecurrentConfig):
+    """Segment recurrent network (Lin et al. 2023, 2308.11200): a GRU that takes a whole segment per update.
+
+    Attributes:
+        segment_length: Steps per segment, of context and horizon alike.
+    """
+
+    architecture: Literal["segrnn"] = "segrnn"
+    segment_length: int = Field(default=24, ge=1, le=100_000)
+    decoder: Literal["direct"] = "direct"
+    skip: Literal["none"] = "none"
+    cell: ClassVar[CellName] = "gru"
+
+    @property
+    def steps_per_update(self) -> int:
+        """A segment."""
+        return self.segment_length
+
+    @property
+    def num_output_segments(self) -> int:
+        """Segments that cover the horizon."""
+        return -(-self.horizon // self.segment_length)
+
+
+StepwiseConfig = RNNConfig | GRUConfig | LSTMConfig
+SomeNetworkConfig = LinearConfig | RNNConfig | GRUConfig | LSTMConfig | SegRNNConfig
+AnyNetworkConfig = Annotated[SomeNetworkConfig, Field(discriminator="architecture")]
+NETWORK_CONFIG_ADAPTER: TypeAdapter[SomeNetworkConfig] = TypeAdapter(AnyNetworkConfig)

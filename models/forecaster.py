@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, final
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from models.config import GRUConfig, LSTMConfig, NetworkConfig, RNNConfig
+from models.config import NetworkConfig, RecurrentConfig
 from models.conformal import build_calibration
-from models.decoders import DirectDecoder
 from models.errors import ShapeError
-from models.heads import build_head
+from models.heads import build_output
 from models.recurrent import RecurrentEncoder
-from models.scaling import build_scaler, inverse
-
-# Channels of the decoder's output; the head reads them.
-NUM_FEATURES = 64
+from models.scaling import ScaledWindow, build_scaler
 
 
 class ForecastInputs(NamedTuple):
@@ -43,12 +39,13 @@ class ScaledForecast(NamedTuple):
     """A forecast without unit, and what brings the unit back.
 
     Attributes:
-        prediction: Quantiles in units of `scale` around `loc`.
+        prediction: What the head forecasts, in units of `scale` around `loc`: a point, quantiles, or the parameters of a
+            distribution.
         loc: Level of the window in the unit of `y`.
         scale: Spread of the window in the unit of `y`, positive.
     """
 
-    prediction: Float[Tensor, "B H Q"]
+    prediction: Float[Tensor, "B H K"]
     loc: Float[Tensor, "B 1"]
     scale: Float[Tensor, "B 1"]
 
@@ -78,6 +75,7 @@ class Forecaster(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.scaler = build_scaler(config.scaler)
+        self.output = build_output(config)
         self.calibration = build_calibration(config)
         self.register_buffer("past_loc", torch.zeros(config.num_past_covariates))
         self.register_buffer("past_scale", torch.ones(config.num_past_covariates))
@@ -105,7 +103,7 @@ class Forecaster(nn.Module, ABC):
             ShapeError: If a tensor does not fit the configuration.
         """
         forecast = self.forward_scaled(inputs)
-        quantiles = inverse(forecast.prediction, forecast.loc, forecast.scale)
+        quantiles = self.output.quantiles(forecast.prediction, forecast.loc, forecast.scale)
         calibrated: Tensor = self.calibration(quantiles, forecast.scale)
         return calibrated
 
@@ -117,7 +115,17 @@ class Forecaster(nn.Module, ABC):
             truncation_steps: Steps before the forecast origin beyond which no gradient passes; None = all.
 
         Returns:
-            Quantiles without unit, with level and scale.
+            Prediction without unit, with level and scale.
+        """
+        standardised, window = self.standardise(inputs)
+        prediction = self.output.undo_learned(self.predict_scaled(standardised, truncation_steps), self.scaler)
+        return ScaledForecast(prediction, window.loc, window.scale)
+
+    def standardise(self, inputs: ForecastInputs) -> tuple[ForecastInputs, ScaledWindow]:
+        """Windows scaled by themselves, covariates by the training rows: what the network proper reads.
+
+        Raises:
+            ShapeError: If a tensor does not fit the configuration.
         """
         self._validate_shapes(inputs)
         window = self.scaler(inputs.context, inputs.observed_mask)
@@ -127,11 +135,10 @@ class Forecaster(nn.Module, ABC):
             future_covariates=self._standardise_future(inputs.future_covariates),
             static_covariates=(inputs.static_covariates - self.static_loc) / self.static_scale,
         )
-        prediction = self.scaler.undo_learned(self.predict_scaled(standardised, truncation_steps))
-        return ScaledForecast(prediction, window.loc, window.scale)
+        return standardised, window
 
     @abstractmethod
-    def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H Q"]:
+    def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H K"]:
         """Forecast from inputs that are scaled and standardised already."""
 
     @abstractmethod
@@ -156,42 +163,31 @@ class Forecaster(nn.Module, ABC):
                 raise ShapeError(name, f"of shape {expected[name]}", f"of shape {tuple(tensor.shape)}")
 
 
-@final
 class RecurrentForecaster(Forecaster):
-    """Encoder over the context, direct decoder from the final state, head.
+    """A network with a recurrent encoder: what the instruments of the gradient through time can look at.
 
     Args:
-        config: An `rnn`, `gru` or `lstm` description.
+        config: A recurrent description.
     """
 
-    config: RNNConfig | GRUConfig | LSTMConfig
+    config: RecurrentConfig
+    encoder: RecurrentEncoder
 
-    def __init__(self, config: RNNConfig | GRUConfig | LSTMConfig) -> None:
-        super().__init__(config)
-        # Per step: scaled y, whether it was observed, the covariates.
-        input_size = 2 + config.num_past_covariates + config.num_static_covariates
-        self.encoder = RecurrentEncoder(config, input_size)
-        self.dropout = nn.Dropout(config.dropout)
-        num_covariates = config.num_future_covariates + config.num_static_covariates
-        self.decoder = DirectDecoder(config.hidden_size, config.horizon, num_covariates, NUM_FEATURES)
-        self.head = build_head(config, NUM_FEATURES)
+    @abstractmethod
+    def encoder_inputs(self, inputs: ForecastInputs) -> Float[Tensor, "B U C"]:
+        """What the encoder reads per update, from inputs that are scaled and standardised."""
 
-    def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H Q"]:
-        """Encode the context and decode the horizon from the final state."""
-        encoded = self.encoder(self.encoder_inputs(inputs), truncation_steps=truncation_steps)
-        state = self.dropout(encoded.states[-1][0][0])
-        static = inputs.static_covariates[:, None].expand(-1, self.config.horizon, -1)
-        features = self.decoder(state, torch.cat((inputs.future_covariates, static), dim=-1))
-        prediction: Tensor = self.head(features)
-        return prediction
+    @abstractmethod
+    def relu_layers(self) -> dict[str, tuple[nn.Module, ...]]:
+        """Modules whose outputs go through a ReLU, by the part of the network that they belong to."""
 
-    def encoder_inputs(self, inputs: ForecastInputs) -> Float[Tensor, "B L C"]:
-        """Channels per context step: scaled y, observed flag, past and static covariates."""
-        observed = inputs.observed_mask.to(inputs.context.dtype)
-        static = inputs.static_covariates[:, None].expand(-1, inputs.context.shape[1], -1)
-        return torch.cat((inputs.context[..., None], observed[..., None], inputs.past_covariates, static), dim=-1)
+    def recurrent_layers(self) -> dict[str, nn.Module]:
+        """`lstm.0`, `lstm.1`, ..., from the input on."""
+        return {f"{self.config.cell}.{index}": layer for index, layer in enumerate(self.encoder.layers)}
 
-    def layers(self) -> dict[str, nn.Module]:
-        """`lstm.0`, `lstm.1`, ..., `decoder`, `head`."""
-        recurrent = {f"{self.config.architecture}.{index}": layer for index, layer in enumerate(self.encoder.layers)}
-        return recurrent | {"decoder": self.decoder, "head": self.head}
+
+def step_channels(inputs: ForecastInputs) -> Float[Tensor, "B L C"]:
+    """Channels per context step: scaled y, whether it was observed, past and static covariates."""
+    observed = inputs.observed_mask.to(inputs.context.dtype)
+    static = inputs.static_covariates[:, None].expand(-1, inputs.context.shape[1], -1)
+    return torch.cat((inputs.context[..., None], observed[..., None], inputs.past_covariates, static), dim=-1)

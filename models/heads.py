@@ -1,7 +1,8 @@
-"""How features of a horizon step become a point or quantiles that never cross."""
+"""What the last channels of a horizon step mean: a point, quantiles that never cross, or a distribution."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import final
 
 import torch
@@ -9,40 +10,134 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.config import NetworkConfig
+from models.config import DISTRIBUTION_NAMES, DistributionName, NetworkConfig
+from models.distributions import build_distribution
+from models.scaling import WindowScaler, inverse
+
+
+class Output(ABC):
+    """Turns the raw channels of a step into a prediction without unit, and a prediction into quantiles of `y`.
+
+    Attributes:
+        num_channels: Raw channels per step, and channels of the prediction (K).
+        levels: Quantile levels of the forecast, increasing.
+    """
+
+    num_channels: int
+    levels: tuple[float, ...]
+
+    @abstractmethod
+    def constrain(self, raw: Float[Tensor, "B H K"]) -> Float[Tensor, "B H K"]:
+        """What the loss compares with the target, in units of `scale` around `loc`."""
+
+    @abstractmethod
+    def center(self, prediction: Float[Tensor, "B H K"]) -> Float[Tensor, "B H"]:
+        """One value per step: what a recursive decoder reads as the next step's past."""
+
+    def undo_learned(self, prediction: Float[Tensor, "B H K"], scaler: WindowScaler) -> Float[Tensor, "B H K"]:
+        """Undo what a scaler with parameters has learned."""
+        return scaler.undo_learned(prediction)
+
+    def quantiles(
+        self, prediction: Float[Tensor, "B H K"], loc: Float[Tensor, "B 1"], scale: Float[Tensor, "B 1"]
+    ) -> Float[Tensor, "B H Q"]:
+        """Quantiles of `y` in its own unit, non-decreasing along Q, in the order of `levels`."""
+        return inverse(prediction, loc, scale)
 
 
 @final
-class PointHead(nn.Module):
+class PointOutput(Output):
     """One value per step."""
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.projection = nn.Linear(num_features, 1)
+    num_channels = 1
+    levels = (0.5,)
 
-    def forward(self, features: Float[Tensor, "B H M"]) -> Float[Tensor, "B H 1"]:
-        """Forecast of every step, without unit."""
-        point: Tensor = self.projection(features)
-        return point
+    def constrain(self, raw: Float[Tensor, "B H 1"]) -> Float[Tensor, "B H 1"]:
+        """As it is."""
+        return raw
+
+    def center(self, prediction: Float[Tensor, "B H 1"]) -> Float[Tensor, "B H"]:
+        """The value."""
+        return prediction[..., 0]
 
 
 @final
-class QuantileHead(nn.Module):
+class QuantileOutput(Output):
     """One value per level and step, non-decreasing along the levels by construction.
 
     Args:
-        num_features: Channels from the decoder.
         levels: Increasing quantile levels.
     """
 
-    def __init__(self, num_features: int, levels: tuple[float, ...]) -> None:
-        super().__init__()
-        self.projection = nn.Linear(num_features, len(levels))
-        self.center = center_index(levels)
+    def __init__(self, levels: tuple[float, ...]) -> None:
+        self.levels = levels
+        self.num_channels = len(levels)
+        self.center_index = center_index(levels)
 
-    def forward(self, features: Float[Tensor, "B H M"]) -> Float[Tensor, "B H Q"]:
-        """Quantiles of every step, without unit."""
-        return non_crossing(self.projection(features), self.center)
+    def constrain(self, raw: Float[Tensor, "B H Q"]) -> Float[Tensor, "B H Q"]:
+        """Quantiles, without unit."""
+        return non_crossing(raw, self.center_index)
+
+    def center(self, prediction: Float[Tensor, "B H Q"]) -> Float[Tensor, "B H"]:
+        """The level closest to the median."""
+        return prediction[..., self.center_index]
+
+
+@final
+class DistributionOutput(Output):
+    """Parameters of a distribution per step; its quantiles are computed when a forecast is asked for, not in training.
+
+    Args:
+        name: The family.
+        levels: Increasing quantile levels of the forecast.
+    """
+
+    def __init__(self, name: DistributionName, levels: tuple[float, ...]) -> None:
+        self.levels = levels
+        self.distribution = build_distribution(name)
+        self.num_channels = self.distribution.num_parameters
+
+    def constrain(self, raw: Float[Tensor, "B H K"]) -> Float[Tensor, "B H K"]:
+        """Parameters, without unit."""
+        return self.distribution.constrain(raw)
+
+    def center(self, prediction: Float[Tensor, "B H K"]) -> Float[Tensor, "B H"]:
+        """The mean of the distribution."""
+        return self.distribution.mean(prediction)
+
+    def undo_learned(self, prediction: Float[Tensor, "B H K"], scaler: WindowScaler) -> Float[Tensor, "B H K"]:
+        """Location and spread are undone in their own ways; counts are never scaled by a learned map."""
+        if self.distribution.is_count:
+            return prediction
+        return self.distribution.undo_affine(prediction, scaler.undo_learned, scaler.undo_learned_spread)
+
+    def quantiles(
+        self, prediction: Float[Tensor, "B H K"], loc: Float[Tensor, "B 1"], scale: Float[Tensor, "B 1"]
+    ) -> Float[Tensor, "B H Q"]:
+        """The distribution's quantiles at the levels; whole numbers for counts."""
+        levels = prediction.new_tensor(self.levels)
+        scaled = self.distribution.inverse_cdf(prediction[..., None, :], levels, scale[..., None])
+        values = inverse(scaled, loc, scale)
+        return values.round() if self.distribution.is_count else values
+
+
+@final
+class Head(nn.Module):
+    """A linear map from features to the raw channels of an output.
+
+    Args:
+        num_features: Channels from the decoder.
+        output: What the channels mean.
+    """
+
+    def __init__(self, num_features: int, output: Output) -> None:
+        super().__init__()
+        self.projection = nn.Linear(num_features, output.num_channels)
+        self.output = output
+
+    def forward(self, features: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape K"]:
+        """Prediction of every step, without unit."""
+        return self.output.constrain(self.projection(features))
 
 
 def center_index(levels: tuple[float, ...]) -> int:
@@ -68,8 +163,8 @@ def non_crossing(raw: Float[Tensor, "B H Q"], center: int) -> Float[Tensor, "B H
     return torch.cat((down, middle, up), dim=-1)
 
 
-def build_head(config: NetworkConfig, num_features: int) -> PointHead | QuantileHead:
-    """The head that the configuration names."""
-    if config.head == "quantile":
-        return QuantileHead(num_features, config.quantile_levels)
-    return PointHead(num_features)
+def build_output(config: NetworkConfig) -> Output:
+    """What the configuration's head means."""
+    if config.head in DISTRIBUTION_NAMES:
+        return DistributionOutput(config.head, config.quantile_levels)
+    return QuantileOutput(config.quantile_levels) if config.head == "quantile" else PointOutput()

@@ -29,27 +29,28 @@ ALLOWED: dict[str, tuple[InitializationName, ...]] = {
     "gru": ("torch", "orthogonal", "forget_bias", "chrono"),
     "lstm": ("torch", "orthogonal", "forget_bias", "chrono"),
 }
+ALLOWED["segrnn"] = ALLOWED["gru"]
 
 
-def initialize_layer(layer: RecurrentLayer, config: RecurrentConfig, architecture: str) -> None:
+def initialize_layer(layer: RecurrentLayer, config: RecurrentConfig) -> None:
     """Set the weights of one recurrent layer, in place, from the global torch generator.
 
     - `torch`: uniform in +-1/sqrt(D) (torch's default, from LeCun et al. 1998).
     - `orthogonal`: every recurrent matrix orthogonal, biases zero (Saxe et al. 2014, 1312.6120; Vorontsov et al. 2017).
     - `forget_bias`: torch, and the keep gate's bias at 1 (Jozefowicz et al. 2015).
-    - `chrono`: keep gate bias log U(1, L-1), input gate its negative: time constants spread over the context
+    - `chrono`: keep gate bias log U(1, L-1) over L updates, input gate its negative: time constants spread over the context
       (Tallec & Ollivier 2018, 1804.11188).
     - `identity`: recurrent matrix the identity, biases zero (Le et al. 2015, 1504.00941).
 
     Args:
         layer: A single fused layer.
-        config: Carries `initialization`, `forget_bias`, `init_gain` and `context_length`.
-        architecture: `rnn`, `gru` or `lstm`.
+        config: Carries the cell, `initialization`, `forget_bias`, `init_gain` and the number of updates.
 
     Raises:
         NetworkConfigError: If the initialization does not exist for the architecture.
     """
-    validate_initialization(architecture, config.initialization, config.forget_bias)
+    cell = config.cell
+    validate_initialization(cell, config.initialization, config.forget_bias)
     layer.reset_parameters()
     with torch.no_grad():
         if config.initialization == "orthogonal":
@@ -58,14 +59,14 @@ def initialize_layer(layer: RecurrentLayer, config: RecurrentConfig, architectur
             _zero_biases(layer)
             nn.init.eye_(layer_weights(layer).weight_hh)
         elif config.initialization == "forget_bias":
-            _set_gate_bias(layer, architecture, KEEP_GATE[architecture], torch.ones(layer.hidden_size))
+            _set_gate_bias(layer, cell, KEEP_GATE[cell], torch.ones(layer.hidden_size))
         elif config.initialization == "chrono":
-            _chrono(layer, architecture, config.context_length)
+            _chrono(layer, cell, config.num_updates)
         if config.init_gain is not None:
             layer_weights(layer).weight_hh.mul_(config.init_gain)
         if config.forget_bias is not None:
             bias = torch.full((layer.hidden_size,), config.forget_bias)
-            _set_gate_bias(layer, architecture, KEEP_GATE[architecture], bias)
+            _set_gate_bias(layer, cell, KEEP_GATE[cell], bias)
 
 
 def validate_initialization(architecture: str, initialization: InitializationName, forget_bias: float | None) -> None:
@@ -113,9 +114,9 @@ def _orthogonal(layer: RecurrentLayer) -> None:
         nn.init.xavier_uniform_(matrix)
 
 
-def _chrono(layer: RecurrentLayer, architecture: str, context_length: int) -> None:
+def _chrono(layer: RecurrentLayer, architecture: str, num_updates: int) -> None:
     _zero_biases(layer)
-    longest = max(context_length - 1.0, 2.0)
+    longest = max(num_updates - 1.0, 2.0)
     bias = torch.empty(layer.hidden_size).uniform_(1.0, longest).log()
     _set_gate_bias(layer, architecture, KEEP_GATE[architecture], bias)
     if architecture == "lstm":

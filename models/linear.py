@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from models.config import LinearConfig
 from models.forecaster import Forecaster, ForecastInputs
-from models.heads import center_index, non_crossing
 
 
 @final
 class LinearForecaster(Forecaster):
-    """One linear map from the scaled context, and one from the covariates of each step, to the quantiles.
+    """One linear map from the scaled context, and one from the covariates of each step, to the output.
 
     Zeng et al. 2023 (2205.13504) showed how far this goes.
 
@@ -27,21 +26,21 @@ class LinearForecaster(Forecaster):
 
     def __init__(self, config: LinearConfig) -> None:
         super().__init__(config)
-        self.num_levels = len(config.network_levels)
-        self.decoder = nn.Linear(config.context_length, config.horizon * self.num_levels)
+        num_channels = self.output.num_channels
+        self.decoder = nn.Linear(config.context_length, config.horizon * num_channels)
         # Like the mean of the window, so that training starts from a sensible forecast.
         nn.init.constant_(self.decoder.weight, 1.0 / config.context_length)
         nn.init.zeros_(self.decoder.bias)
         num_covariates = config.num_future_covariates + config.num_static_covariates
-        self.covariates = nn.Linear(num_covariates, self.num_levels, bias=False) if num_covariates else None
+        self.covariates = nn.Linear(num_covariates, num_channels, bias=False) if num_covariates else None
 
-    def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H Q"]:
+    def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H K"]:
         """Linear map of the window, plus linear map of each step's covariates."""
-        raw = self.decoder(inputs.context).view(-1, self.config.horizon, self.num_levels)
+        raw = self.decoder(inputs.context).view(-1, self.config.horizon, self.output.num_channels)
         if self.covariates is not None:
             static = inputs.static_covariates[:, None].expand(-1, self.config.horizon, -1)
             raw = raw + self.covariates(torch.cat((inputs.future_covariates, static), dim=-1))
-        return non_crossing(raw, center_index(self.config.network_levels))
+        return self.output.constrain(raw)
 
     def layers(self) -> dict[str, nn.Module]:
         """`decoder`, and `covariates` if there are any."""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.config import GRUConfig, LSTMConfig, RecurrentConfig, RNNConfig
+from models.config import RecurrentConfig, RNNConfig
 from models.initialization import RecurrentLayer, initialize_layer
 
 # (h,) for rnn and gru, (h, c) for lstm; each 1 x B x D.
@@ -35,18 +35,18 @@ class RecurrentEncoder(nn.Module):
     """A stack of `rnn`, `gru` or `lstm` layers over the context.
 
     Args:
-        config: Architecture, sizes and initialization.
-        input_size: Channels per step.
+        config: Cell, sizes and initialization.
+        input_size: Channels per update.
     """
 
-    def __init__(self, config: RNNConfig | GRUConfig | LSTMConfig, input_size: int) -> None:
+    def __init__(self, config: RecurrentConfig, input_size: int) -> None:
         super().__init__()
-        self.architecture = config.architecture
+        self.cell = config.cell
         self.hidden_size = config.hidden_size
         self.layers = nn.ModuleList()
         for index in range(config.num_layers):
             layer = _build_layer(config, input_size if index == 0 else config.hidden_size)
-            initialize_layer(layer, config, config.architecture)
+            initialize_layer(layer, config)
             self.layers.append(layer)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -80,7 +80,7 @@ class RecurrentEncoder(nn.Module):
 
     def initial_states(self, inputs: Float[Tensor, "B L C"]) -> list[LayerState]:
         """Zero states, one per layer, with the inputs' dtype and device."""
-        count = 2 if self.architecture == "lstm" else 1
+        count = 2 if self.cell == "lstm" else 1
         zero = inputs.new_zeros(1, inputs.shape[0], self.hidden_size)
         return [(zero,) * count for _ in self.layers]
 
@@ -96,6 +96,6 @@ class RecurrentEncoder(nn.Module):
 def _build_layer(config: RecurrentConfig, input_size: int) -> RecurrentLayer:
     if isinstance(config, RNNConfig):
         return nn.RNN(input_size, config.hidden_size, nonlinearity=config.nonlinearity, batch_first=True)
-    if isinstance(config, GRUConfig):
+    if config.cell == "gru":
         return nn.GRU(input_size, config.hidden_size, batch_first=True)
     return nn.LSTM(input_size, config.hidden_size, batch_first=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from models.config import GRUConfig, LinearConfig, LSTMConfig, RNNConfig
-from models.forecaster import Forecaster, RecurrentForecaster
+from models.config import LinearConfig, SegRNNConfig, SomeNetworkConfig
+from models.forecaster import Forecaster
 from models.linear import LinearForecaster
+from models.segment import SegmentForecaster
+from models.stepwise import StepwiseForecaster
 
 
-def build_forecaster(config: LinearConfig | RNNConfig | GRUConfig | LSTMConfig) -> Forecaster:
+def build_forecaster(config: SomeNetworkConfig) -> Forecaster:
     """Build the network that a configuration describes, initialised from the global torch generator.
 
     Raises:
@@ -15,4 +17,6 @@ def build_forecaster(config: LinearConfig | RNNConfig | GRUConfig | LSTMConfig) 
     """
     if isinstance(config, LinearConfig):
         return LinearForecaster(config)
-    return RecurrentForecaster(config)
+    if isinstance(config, SegRNNConfig):
+        return SegmentForecaster(config)
+    return StepwiseForecaster(config)

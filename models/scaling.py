@@ -66,6 +66,10 @@ class WindowScaler(nn.Module, ABC):
         """Bring a prediction back to units of `scale` around `loc`; only a scaler with parameters has work here."""
         return prediction
 
+    def undo_learned_spread(self, spread: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The same for a distance between two predictions, which no shift changes."""
+        return spread
+
 
 def inverse(
     prediction: Float[Tensor, "B H Q"], loc: Float[Tensor, "B 1"], scale: Float[Tensor, "B 1"]
@@ -179,6 +183,10 @@ class RevINScaler(WindowScaler):
     def undo_learned(self, prediction: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Undo the learned gain and shift."""
         return (prediction - self.shift) * (-self.log_gain).exp()
+
+    def undo_learned_spread(self, spread: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Undo the learned gain."""
+        return spread * (-self.log_gain).exp()
 
 
 @final

@@ -5,21 +5,33 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from models.config import ConformalName, DecoderName, HeadName, InitializationName, ScalerName
+from models.config import (
+    COUNT_HEADS,
+    COUNT_SCALERS,
+    DISTRIBUTION_NAMES,
+    ConformalName,
+    DecoderName,
+    HeadName,
+    InitializationName,
+    ScalerName,
+    SkipName,
+)
 from training.errors import ConfigurationError, Problem
 
-ArchitectureName = Literal["linear", "rnn", "gru", "lstm"]
+ArchitectureName = Literal["linear", "rnn", "gru", "lstm", "segrnn"]
+# Where one set of defaults would not do justice to all: segrnn as its paper trains it (Lin et al. 2023, 2308.11200).
+ARCHITECTURE_DEFAULTS: dict[str, dict[str, Any]] = {"segrnn": {"hidden_size": 512, "dropout": 0.5, "scaler": "last"}}
 DataFormat = Literal["auto", "long", "wide", "tsf"]
 FillPolicy = Literal["mask", "ffill", "linear", "zero", "error"]
 IrregularPolicy = Literal["error", "resample"]
 OptimizerName = Literal["sgd", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "radam"]
 ScheduleName = Literal["constant", "cosine", "one_cycle", "plateau"]
-LossName = Literal["auto", "quantile", "mae", "mse", "huber"]
+LossName = Literal["auto", "quantile", "mae", "mse", "huber", "nll"]
 CALENDAR_FEATURES = (
     "minute_of_hour", "hour_of_day", "day_of_week", "day_of_month", "day_of_year", "week_of_year", "month_of_year",
     "quarter_of_year",
@@ -92,19 +104,21 @@ class ModelConfig(_Section):
     """The network."""
 
     architecture: ArchitectureName = "lstm"
-    """Network: linear, rnn, gru or lstm."""
+    """Network: linear, rnn, gru, lstm or segrnn."""
     context_length: int | None = Field(default=None, ge=1, le=100_000)
     """Past steps the network sees; null = covers the need, a season and two horizons."""
     horizon: int | None = Field(default=None, ge=1, le=100_000)
     """Future steps to forecast; null = one season."""
     hidden_size: int = Field(default=64, ge=1, le=16_384)
-    """Units per recurrent layer."""
+    """Units per recurrent layer (segrnn: 512)."""
     num_layers: int = Field(default=1, ge=1, le=64)
     """Recurrent layers on top of each other."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of units dropped between layers and before the decoder."""
+    """Share of units dropped between layers and before the output (segrnn: 0.5)."""
     nonlinearity: Literal["tanh", "relu"] = "tanh"
     """Activation of the rnn architecture."""
+    segment_length: int | None = Field(default=None, ge=1, le=100_000)
+    """Steps that segrnn reads and forecasts at a time; null = a season of at most 24 steps, else 24."""
     initialization: InitializationName | None = None
     """Start of the recurrent weights: torch, orthogonal, forget_bias, chrono, identity; null = the first that reaches."""
     forget_bias: float | None = None
@@ -112,16 +126,28 @@ class ModelConfig(_Section):
     init_gain: float | None = Field(default=None, gt=0.0)
     """Factor on the recurrent matrices at the start; null = 1."""
     scaler: ScalerName = "standard"
-    """Per-window scaling inside the network: standard, mean_abs, robust, last, revin or none."""
+    """Per-window scaling: standard, mean_abs, robust, last, revin or none (segrnn: last; counts: mean_abs)."""
     decoder: DecoderName = "direct"
     """How the final state becomes the horizon."""
+    skip: SkipName | None = None
+    """Past the recurrence: linear hands the decoder a linear forecast; null = linear for gru and lstm left as they are."""
     head: HeadName = "quantile"
-    """Output per step: point or quantile."""
+    """Output per step: point, quantile, or a distribution: normal, student_t, negative_binomial, poisson (counts)."""
     quantile_levels: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
-    """Levels of the quantile head, increasing, in (0, 1)."""
+    """Levels of the forecast's quantiles, increasing, in (0, 1); the point head has none."""
 
     conformal: ConformalName = "none"
     """Calibrate the quantiles on validation errors, per step ahead: none or split (a point head gets quantiles by it)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, given: Any) -> Any:
+        """An architecture or a head may have defaults of its own; what is written down stays."""
+        if not isinstance(given, Mapping):
+            return given
+        of_architecture = ARCHITECTURE_DEFAULTS.get(str(given.get("architecture")), {})
+        of_head = {"scaler": "mean_abs"} if given.get("head") in COUNT_HEADS else {}
+        return of_architecture | of_head | dict(given)
 
     @field_validator("quantile_levels")
     @classmethod
@@ -158,13 +184,13 @@ class FitConfig(_Section):
     batch_size: int = Field(default=64, ge=1)
     """Windows per step."""
     loss: LossName = "auto"
-    """auto = quantile loss for the quantile head, mae for the point head; or quantile, mae, mse, huber."""
+    """auto = quantile for the quantile head, mae for the point head (or mse, huber), nll for distributions."""
     max_grad_norm: float | None = Field(default=1.0, gt=0.0)
     """Clip the total gradient norm here; null = no clipping."""
     val_check_steps: int = Field(default=100, ge=1)
     """Steps between validation losses (and checkpoints)."""
     patience: int | None = Field(default=5, ge=1)
-    """Checks without improvement before stopping; null = never stop early."""
+    """Checks in a row clearly worse than the best before stopping; null = never stop early."""
     min_delta: float = Field(default=0.0, ge=0.0)
     """Smallest decrease of the validation loss that counts as improvement."""
     tbptt_steps: int | None = Field(default=None, ge=1)
@@ -247,14 +273,27 @@ class TrainingConfig(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100)
 
 
+def _possible_losses(head: HeadName) -> tuple[LossName, ...]:
+    if head in DISTRIBUTION_NAMES:
+        return ("nll",)
+    return ("quantile",) if head == "quantile" else ("mae", "mse", "huber")
+
+
 def _impossible_combinations(config: TrainingConfig) -> Iterable[Problem]:
     fit, model, optimizer, data = config.fit, config.model, config.optimizer, config.data
-    if fit.loss == "quantile" and model.head != "quantile":
-        yield Problem(
-            "config_conflict", "fit.loss", "quantile needs model.head: quantile.", "Set model.head: quantile."
+    possible = _possible_losses(model.head)
+    if fit.loss != "auto" and fit.loss not in possible:
+        heads = [head for head in get_args(HeadName) if fit.loss in _possible_losses(head)]
+        message = (
+            f"{fit.loss} needs model.head: {' or '.join(heads)}; {model.head} is trained by {', '.join(possible)}."
         )
-    if fit.loss not in ("auto", "quantile") and model.head == "quantile":
-        yield Problem("config_conflict", "fit.loss", f"{fit.loss} needs model.head: point.", "Set model.head: point.")
+        yield Problem("config_conflict", "fit.loss", message, "Set fit.loss: auto.")
+    if model.head in COUNT_HEADS and model.scaler not in COUNT_SCALERS:
+        message = f"{model.scaler} moves the zero of the counts that model.head: {model.head} forecasts."
+        yield Problem("config_conflict", "model.scaler", message, "Set model.scaler: mean_abs (or none).")
+    if model.head in COUNT_HEADS and model.conformal != "none":
+        message = f"{model.conformal} shifts quantiles off the whole numbers that model.head: {model.head} forecasts."
+        yield Problem("config_conflict", "model.conformal", message, "Set model.conformal: none.")
     if fit.tbptt_steps is not None and model.architecture == "linear":
         yield Problem("config_conflict", "fit.tbptt_steps", "a linear network has no time to truncate.", "Remove it.")
     if optimizer.momentum > 0 and optimizer.name not in ("sgd", "nesterov", "rmsprop"):

@@ -19,7 +19,6 @@ from torch import Tensor
 from models.bundle import Bundle
 from models.errors import GradcastError
 from models.forecaster import Forecaster, ForecastInputs
-from models.heads import center_index
 from training.data.panel import Panel
 from training.data.windows import WindowStore
 from training.errors import DataError, Problem
@@ -196,7 +195,8 @@ class FrozenWindow:
         """The median forecast that is explained, in the unit of `y`."""
         mask = self._mask.expand(len(context), -1)
         raw = self._forecaster.predict_scaled(ForecastInputs(context, mask, past, future, static), None)
-        middle = self._forecaster.scaler.undo_learned(raw)[..., center_index(self._forecaster.config.output_levels)]
+        output = self._forecaster.output
+        middle = output.center(output.undo_learned(raw, self._forecaster.scaler))
         steps = middle if self._step is None else middle[:, self._step - 1 : self._step]
         return self._loc[:, 0] + self._scale[:, 0] * steps.mean(dim=1)
 

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.forecaster import RecurrentForecaster
 from models.initialization import GATES
 from training.config import OptimizerConfig
 from training.data.panel import Panel
 from training.data.windows import TrainingWindows, WindowBatch, validation_cutoffs
 from training.errors import NumericalError
 from training.gradients.norms import GradientNorms
-from training.loop import VALIDATION_BATCH, FitData, train_step, validation_loss
+from training.loop import VALIDATION_BATCH, FitData, train_step, validate
 from training.losses import build_loss
 from training.preparation import DTYPES, Prepared, series_scale_floor
 from training.threads import one_thread
@@ -179,7 +180,7 @@ class _Rehearsal:
         data, (series, cutoff) = self.data, self.data.validation
         count = min(len(series), limit)
         part = FitData(data.store, data.windows, (series[:count], cutoff[:count]), data.scale_floor, data.ids)
-        return self._fastest(partial(validation_loss, self.network, part, self.loss)) * len(series) / count
+        return self._fastest(partial(validate, self.network, part, self.loss)) * len(series) / count
 
     def _fastest(self, action: Callable[[], object]) -> float:
         """Seconds of the fastest of a few runs: other work makes a run slower, never faster."""
@@ -206,10 +207,9 @@ def _memory(prepared: Prepared, held: int) -> MemoryEstimate:
     weights = sum(parameter.nbytes for parameter in network.parameters())
     model = config.model
     sequence = 0
-    if model.architecture != "linear":
-        assert model.context_length is not None
-        sequence = model.context_length * model.hidden_size * next(network.parameters()).element_size()
-    gates = max(len(GATES.get(model.architecture, ())), 1)
+    if isinstance(network, RecurrentForecaster):
+        sequence = network.config.num_updates * model.hidden_size * next(network.parameters()).element_size()
+    gates = max((len(GATES.get(layer.partition(".")[0], ())) for layer in network.layers()), default=0) or 1
     training = held + _SEQUENCES_IN_FLIGHT * config.fit.batch_size * sequence
     validation = (gates + 2) * VALIDATION_BATCH * sequence
     optimizer = weights * _moments(config.optimizer)

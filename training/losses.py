@@ -10,12 +10,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from models.config import DISTRIBUTION_NAMES, HeadName
+from models.distributions import Distribution, build_distribution
 from models.forecaster import ScaledForecast
 from training.config import LossName
 
 HUBER_DELTA = 1.0
 # Loss of every forecast value from prediction and target, both without unit.
 PointwiseLoss = Callable[[Float[Tensor, "B H Q"], Float[Tensor, "B H 1"]], Float[Tensor, "B H Q"]]
+# Loss of every step from the forecast, finite targets in the unit of `y`, and the unit that errors are measured in.
+StepLoss = Callable[[ScaledForecast, Float[Tensor, "B H"], Float[Tensor, "B 1"]], Float[Tensor, "B H"]]
 
 
 class ForecastLoss(NamedTuple):
@@ -25,11 +29,11 @@ class ForecastLoss(NamedTuple):
 
     Attributes:
         name: Its name in the configuration.
-        pointwise: Loss of every single value.
+        per_step: Loss of every step.
     """
 
     name: LossName
-    pointwise: PointwiseLoss
+    per_step: StepLoss
 
     def __call__(
         self,
@@ -50,26 +54,53 @@ class ForecastLoss(NamedTuple):
         Returns:
             The loss, dimensionless; 0 if nothing was observed.
         """
-        total, count = self.sums(forecast, target, target_mask, scale_floor)
-        return total / count.clamp(min=1.0)
+        total, count = self.window_sums(forecast, target, target_mask, scale_floor)
+        return total.sum() / count.sum().clamp(min=1.0)
 
-    def sums(
+    def window_sums(
         self,
         forecast: ScaledForecast,
         target: Float[Tensor, "B H"],
         target_mask: Bool[Tensor, "B H"],
         scale_floor: Float[Tensor, "B 1"],
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Summed loss and number of observed targets, to average over several batches exactly."""
-        prediction, loc, scale = forecast
-        unit = torch.maximum(scale, scale_floor)
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Summed loss and number of observed targets of every window, to average over several batches exactly."""
         # A missing target takes the level, so that it stays finite; its loss is masked away.
-        known = torch.where(target_mask, target, loc)
-        scaled_target = ((known - loc) / unit)[..., None]
-        scaled_prediction = prediction * (scale / unit)[..., None]
-        per_step = self.pointwise(scaled_prediction, scaled_target).mean(dim=-1)
+        known = torch.where(target_mask, target, forecast.loc)
+        per_step = self.per_step(forecast, known, torch.maximum(forecast.scale, scale_floor))
         mask = target_mask.to(per_step.dtype)
-        return (per_step * mask).sum(), mask.sum()
+        return (per_step * mask).sum(dim=1), mask.sum(dim=1)
+
+
+def error_loss(pointwise: PointwiseLoss) -> StepLoss:
+    """Mean over the forecast values of a step of a loss of their errors, measured in the unit."""
+
+    def per_step(
+        forecast: ScaledForecast, target: Float[Tensor, "B H"], unit: Float[Tensor, "B 1"]
+    ) -> Float[Tensor, "B H"]:
+        scaled_target = ((target - forecast.loc) / unit)[..., None]
+        scaled_prediction = forecast.prediction * (forecast.scale / unit)[..., None]
+        return pointwise(scaled_prediction, scaled_target).mean(dim=-1)
+
+    return per_step
+
+
+def likelihood_loss(distribution: Distribution) -> StepLoss:
+    """Negative log likelihood of the target without unit; for counts of the target itself.
+
+    A nearly constant window in a lively series would count by the square of its error over its own tiny scale; weighted
+    by the squared share of that scale in the unit it counts by the square of its error over the unit, as in `mse`.
+    """
+
+    def per_step(
+        forecast: ScaledForecast, target: Float[Tensor, "B H"], unit: Float[Tensor, "B 1"]
+    ) -> Float[Tensor, "B H"]:
+        parameters = forecast.prediction.to(target.dtype)  # half precision has too few digits for a likelihood
+        scaled_target = (target - forecast.loc) / forecast.scale
+        loss = distribution.negative_log_likelihood(parameters, scaled_target, forecast.scale)
+        return loss if distribution.is_count else loss * (forecast.scale / unit).square()
+
+    return per_step
 
 
 def quantile_loss(levels: tuple[float, ...]) -> PointwiseLoss:
@@ -83,10 +114,12 @@ def quantile_loss(levels: tuple[float, ...]) -> PointwiseLoss:
     return pointwise
 
 
-def build_loss(name: LossName, levels: tuple[float, ...], head: str) -> ForecastLoss:
-    """The loss of that name; `auto` is quantile for the quantile head and mae for the point head."""
+def build_loss(name: LossName, levels: tuple[float, ...], head: HeadName) -> ForecastLoss:
+    """The loss of that name; `auto` is quantile for the quantile head, mae for the point head, nll for distributions."""
     if name == "auto":
-        name = "quantile" if head == "quantile" else "mae"
+        name = "nll" if head in DISTRIBUTION_NAMES else ("quantile" if head == "quantile" else "mae")
+    if head in DISTRIBUTION_NAMES:
+        return ForecastLoss(name, likelihood_loss(build_distribution(head)))
     pointwise: dict[LossName, PointwiseLoss] = {
         "quantile": quantile_loss(levels),
         "mae": lambda prediction, target: (prediction - target).abs(),
@@ -95,4 +128,4 @@ def build_loss(name: LossName, levels: tuple[float, ...], head: str) -> Forecast
             prediction, target.expand_as(prediction), reduction="none", delta=HUBER_DELTA
         ),
     }
-    return ForecastLoss(name, pointwise[name])
+    return ForecastLoss(name, error_loss(pointwise[name]))

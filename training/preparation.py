@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.config import COUNT_HEADS
 from models.forecaster import Forecaster
 from training.choices import resolve_choices
 from training.config import TrainingConfig
+from training.data.counts import validate_counts
 from training.data.panel import Panel, load_panel
 from training.data.splits import Splits, build_splits
 from training.data.windows import WindowStore, covariate_statistics
@@ -82,6 +84,8 @@ def prepare(config: TrainingConfig, panel: Panel | None = None) -> Prepared:
     columns = None if bundle is None else bundle.manifest.columns
     if panel is None:
         panel = load_panel(config.data, horizon=config.model.horizon or 0, columns=columns)
+    if config.model.head in COUNT_HEADS:
+        validate_counts(panel, config.model.head)
     config, notes, need = resolve_choices(config, panel)
     horizon, context_length = config.model.horizon, config.model.context_length
     assert horizon is not None

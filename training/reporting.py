@@ -201,8 +201,7 @@ def fit_figures(prepared: Prepared, state: FitState) -> dict[str, Figure]:
     steps, norms = _columns(readings, "grad_norm/", ("total", *layers))
     if steps:
         figures["grad_norms"] = plot_grad_norms(steps, norms, prepared.config.fit.max_grad_norm)
-    architecture = prepared.config.model.architecture
-    gates = [f"{layer}.weight_hh.{gate}" for layer in layers for gate in GATES.get(architecture, ())]
+    gates = [f"{layer}.weight_hh.{gate}" for layer in layers for gate in GATES.get(layer.partition(".")[0], ())]
     steps, norms = _columns(readings, "grad_norm/", tuple(gates))
     if norms:
         figures["gate_norms"] = plot_gate_norms(steps, norms)

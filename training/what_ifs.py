@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.config import AnyNetworkConfig, RecurrentConfig
+from models.config import AnyNetworkConfig, RecurrentConfig, usual_scaler
 from models.forecaster import Forecaster, ForecastInputs
 from models.registry import build_forecaster
 from training.data.windows import WindowBatch
@@ -98,9 +98,10 @@ def _variants(step: _Variant, manifest: ForensicsManifest, place: NonFinitePlace
         keep = [row for row in range(count) if row not in set(place.rows)]
         words = f"without the {len(place.rows)} window(s) named above"
         yield _change(step, "without_windows", words, batch=_rows(step.batch, keep), floor=step.floor[keep])
-    if config.scaler != "standard":
-        rescaled = _like(step.forecaster, config.model_copy(update={"scaler": "standard"}))
-        yield _change(step, "scaler", "windows scaled by the network", "model.scaler=standard", forecaster=rescaled)
+    usual = usual_scaler(config.head)
+    if config.scaler != usual:
+        rescaled = _like(step.forecaster, config.model_copy(update={"scaler": usual}))
+        yield _change(step, "scaler", "windows scaled by the network", f"model.scaler={usual}", forecaster=rescaled)
     if manifest.loss == "mse":
         huber = build_loss("huber", config.output_levels, config.head).__call__
         words = "a loss that grows linearly, not with the square"

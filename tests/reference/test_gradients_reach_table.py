@@ -42,7 +42,7 @@ def ratios(architecture: str, initialization: str, seed: int, lags: tuple[int, .
     encoder = RecurrentEncoder(config, input_size=1)
     torch.manual_seed(seed)
     (layer,) = encoder.layers
-    initialize_layer(layer, config, architecture)
+    initialize_layer(layer, config)
     inputs = torch.randn(WINDOWS, CONTEXT, 1)
     trace = LayerTrace(f"{architecture}.0", layer, inputs, inputs, encoder.initial_states(inputs)[0])
     gradients = layer_gradients(trace, lags, torch.Generator().manual_seed(seed))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from models.config import GRUConfig, LSTMConfig, RNNConfig
 from models.forecaster import ForecastInputs, RecurrentForecaster
 from models.recurrent import EncoderOutput
+from models.stepwise import StepwiseForecaster
 
 CONFIGS = {"rnn": RNNConfig, "gru": GRUConfig, "lstm": LSTMConfig}
 
@@ -83,7 +84,7 @@ def build_network(architecture: str, seed: int = 0, **settings) -> RecurrentFore
     """A small network in float64."""
     torch.manual_seed(seed)
     defaults = {"context_length": 24, "horizon": 3, "hidden_size": 6, "scaler": "none", "head": "point"}
-    return RecurrentForecaster(CONFIGS[architecture](**(defaults | settings))).double()
+    return StepwiseForecaster(CONFIGS[architecture](**(defaults | settings))).double()
 
 
 def random_inputs(forecaster: RecurrentForecaster, windows: int = 4, seed: int = 1) -> ForecastInputs:

@@ -11,7 +11,7 @@ from tests.reference.unrolled_cells import build_network, random_inputs, unrolle
 from training.gradients.gates import actual_time_constants, measure_gates, preactivations
 from training.gradients.memory import measure_static_memory, time_constants
 from training.gradients.spectral import measure_spectral_radius, spectral_radius
-from training.gradients.states import dead_share, measure_dead_decoder, measure_states
+from training.gradients.states import dead_share, measure_dead_units, measure_states
 from training.gradients.trace import trace_layers
 
 
@@ -150,7 +150,7 @@ def test_a_unit_that_fires_once_in_a_hundred_is_alive():
 def test_a_decoder_without_active_units_is_found():
     """A decoder whose first ReLU layer is driven below zero is dead although its second one is alive."""
     network = build_network("lstm")
-    assert measure_dead_decoder(network, random_inputs(network))["state/decoder.dead"] < 0.7
+    assert measure_dead_units(network, random_inputs(network))["state/decoder.dead"] < 0.7
     with torch.no_grad():
         network.decoder.step_projection.bias.fill_(-50.0)
-    assert measure_dead_decoder(network, random_inputs(network))["state/decoder.dead"] == 1.0
+    assert measure_dead_units(network, random_inputs(network))["state/decoder.dead"] == 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -55,6 +57,21 @@ def test_a_nearly_constant_window_does_not_count_a_thousandfold() -> None:
     loss = build_loss("mae", (0.5,), "point")
     value = loss(forecast([0.0], 10.0, 0.001), torch.tensor([[18.0]]), SEEN, torch.tensor([[2.0]]))
     assert value.item() == pytest.approx(4.0)
+
+
+def test_a_nearly_constant_window_does_not_count_a_thousandfold_by_likelihood_either() -> None:
+    """Scale 0.001 under a floor of 2, an error of 8: z^2 / 2 of 8000 scales is 3.2e7, of 4 units 8."""
+    loss = build_loss("nll", (0.5,), "normal")
+    deviation = 1.0
+    value = loss(forecast([0.0, deviation], 10.0, 0.001), torch.tensor([[18.0]]), SEEN, torch.tensor([[2.0]]))
+    assert value.item() == pytest.approx(8.0, rel=1e-3)
+
+
+def test_counts_are_compared_in_their_own_unit() -> None:
+    """Rate 0.5 at scale 4 is a mean of 2; a count of 3 costs 2 - 3 log 2 + log 3!."""
+    loss = build_loss("auto", (0.5,), "poisson")
+    value = loss(forecast([0.5], 0.0, 4.0), torch.tensor([[3.0]]), SEEN, NO_FLOOR)
+    assert value.item() == pytest.approx(2.0 - 3.0 * math.log(2.0) + math.log(6.0))
 
 
 def test_missing_targets_have_no_influence_not_even_nan() -> None:

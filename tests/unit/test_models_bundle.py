@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from models.bundle import Bundle, BundleManifest, load_bundle, save_bundle
-from models.config import LSTMConfig
+from models.config import DISTRIBUTION_NAMES, DistributionName, LSTMConfig
 from models.errors import BundleError
 from models.forecaster import Forecaster, ForecastInputs
 from models.registry import build_forecaster
@@ -64,6 +64,15 @@ def test_saved_and_loaded_forecasts_are_equal_to_the_bit(network: Forecaster, sa
     assert loaded.manifest.network == CONFIG
     assert not loaded.forecaster.training
     assert loaded.context_path == saved / "context.parquet"
+
+
+@pytest.mark.parametrize("head", DISTRIBUTION_NAMES)
+def test_a_distribution_comes_back_with_its_quantiles(head: DistributionName, tmp_path: Path) -> None:
+    """The golden forecast holds quantiles, whatever the head learns."""
+    config = LSTMConfig(context_length=10, horizon=3, hidden_size=4, head=head, scaler="mean_abs")
+    save_bundle(tmp_path / "b", build_forecaster(config), BundleManifest(network=config))
+    assert load_bundle(tmp_path / "b").manifest.network == config
+    assert len(json.loads((tmp_path / "b" / "golden.json").read_text())["forecast"][0][0]) == len(config.output_levels)
 
 
 def test_double_precision_survives(tmp_path: Path) -> None:

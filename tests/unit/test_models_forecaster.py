@@ -5,25 +5,29 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.config import NETWORK_CONFIG_ADAPTER
+from models.config import COUNT_HEADS, DISTRIBUTION_NAMES, NETWORK_CONFIG_ADAPTER
 from models.errors import ShapeError
 from models.forecaster import CovariateStatistics, Forecaster, ForecastInputs
 from models.heads import non_crossing
 from models.registry import build_forecaster
 
-ARCHITECTURES = ("linear", "rnn", "gru", "lstm")
-LENGTH, HORIZON = 12, 5
+ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "lstm+skip", "segrnn")
+LENGTH, HORIZON = 13, 5
 
 
 def build(architecture: str, **changes: object) -> Forecaster:
-    """A small double-precision network with every kind of covariate."""
+    """A small double-precision network with every kind of covariate; `lstm+skip` has the linear skip."""
     torch.manual_seed(0)
+    architecture, _, skip = architecture.partition("+")
+    changes |= {"skip": "linear"} if skip else {}
     description = {
         "architecture": architecture, "context_length": LENGTH, "horizon": HORIZON, "num_past_covariates": 3,
         "num_future_covariates": 2, "num_static_covariates": 1,
     } | changes  # fmt: skip
     if architecture != "linear":
         description = {"hidden_size": 8} | description
+    if architecture == "segrnn":
+        description |= {"segment_length": 2}  # of which neither context nor horizon is made up
     return build_forecaster(NETWORK_CONFIG_ADAPTER.validate_python(description)).double().eval()
 
 
@@ -70,6 +74,37 @@ def test_the_forecast_follows_the_unit(architecture: str, scaler: str) -> None:
     network, inputs = build(architecture, scaler=scaler), windows()
     converted = network(inputs._replace(context=inputs.context * 1.8 + 32))
     torch.testing.assert_close(converted, network(inputs) * 1.8 + 32)
+
+
+@pytest.mark.parametrize("scaler", ["standard", "revin"])
+@pytest.mark.parametrize("head", ["normal", "student_t"])
+def test_quantiles_of_a_distribution_follow_the_unit(head: str, scaler: str) -> None:
+    """Location and spread are both converted."""
+    network, inputs = build("gru", head=head, scaler=scaler), windows()
+    converted = network(inputs._replace(context=inputs.context * 1.8 + 32))
+    torch.testing.assert_close(converted, network(inputs) * 1.8 + 32)
+
+
+@pytest.mark.parametrize("head", COUNT_HEADS)
+def test_forecasts_of_counts_are_counts(head: str) -> None:
+    """Whole, not negative, and of the window's size."""
+    network = build("lstm", head=head, scaler="mean_abs")
+    forecast = network(windows())
+    assert torch.equal(forecast, forecast.round())
+    assert (forecast >= 0).all()
+    large = network(windows()._replace(context=windows().context.abs() * 1000))
+    assert (large > 100 * forecast.clamp(min=1)).any()
+
+
+@pytest.mark.parametrize("head", [*DISTRIBUTION_NAMES, "point", "quantile"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_head_forecasts_its_levels_in_order(architecture: str, head: str) -> None:
+    """One value per level, none below the one before, the same alone and in a batch."""
+    network, inputs = build(architecture, head=head, scaler="mean_abs"), windows()
+    forecast = network(inputs)
+    assert forecast.shape == (6, HORIZON, len(network.config.output_levels))
+    assert (forecast.diff(dim=-1) >= 0).all()
+    torch.testing.assert_close(network(ForecastInputs(*(part[2:3] for part in inputs)))[0], forecast[2])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from training.config import TrainingConfig
 
+# As in the configuration, which costs an import that `--help` can do without.
+ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "segrnn")
 # Flag -> dotted key it sets.
 CONFIG_FLAGS: dict[str, str] = {
     "data": "data.path",
@@ -35,7 +37,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="set a dotted configuration key, such as optimizer.learning_rate=0.01 (repeatable)",
     )  # fmt: skip
-    parser.add_argument("--architecture", choices=("linear", "rnn", "gru", "lstm"), help="network (default: lstm)")
+    parser.add_argument("--architecture", choices=ARCHITECTURES, help="network (default: lstm)")
     parser.add_argument("--horizon", type=int, metavar="STEPS", help="steps to forecast (default: one season)")
     parser.add_argument("--context-length", type=int, metavar="STEPS", help="past steps the network sees")
     parser.add_argument("--max-steps", type=int, metavar="N", help="optimizer steps at most (default: 2000)")

@@ -11,6 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.config import (
+    COUNT_HEADS,
+    COUNT_SCALERS,
+    DISTRIBUTION_NAMES,
     GRUConfig,
     HeadName,
     LinearConfig,
@@ -18,6 +21,9 @@ from models.config import (
     NetworkConfig,
     RNNConfig,
     ScalerName,
+    SegRNNConfig,
+    SomeNetworkConfig,
+    StepwiseConfig,
 )
 from models.errors import NetworkConfigError
 from models.forecaster import CovariateStatistics, Forecaster, ForecastInputs
@@ -36,12 +42,14 @@ from training.gradcheck.rows import GradcheckRow, TensorError
 from training.gradcheck.through_time import backward_stack, forward_stack
 from training.losses import build_loss
 
-ARCHITECTURES = ("linear", "rnn", "gru", "lstm")
+ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "segrnn")
 DEPTHS = (1, 2)
 # Small enough for seconds, large enough that every axis is different and every gate, gap and covariate takes part.
 NUM_WINDOWS, CONTEXT_LENGTH, HORIZON, HIDDEN_SIZE, NUM_CHANNELS = 3, 5, 2, 4, 3
+SEGMENT_LENGTH = 2
 QUANTILE_LEVELS = (0.1, 0.5, 0.8, 0.9)
-# Beside the defaults (standard scaler, quantile head and loss), each of these once, with the fastest network.
+# Beside the defaults (standard scaler, quantile head and loss), each of these and every distribution once, with the
+# fastest network.
 SCALERS: tuple[ScalerName, ...] = ("mean_abs", "robust", "last", "revin", "none")
 POINT_LOSSES: tuple[LossName, ...] = ("mae", "mse", "huber")
 
@@ -54,7 +62,7 @@ def run_gradcheck(architectures: Sequence[str] = ARCHITECTURES, seed: int = 0) -
     gaps in the window, encoder, decoder, head, loss with missing targets; parameters and every input).
 
     Args:
-        architectures: `linear`, `rnn` (tanh and relu), `gru`, `lstm`.
+        architectures: `linear`, `rnn` (tanh and relu), `gru`, `lstm`, `segrnn`.
         seed: Draws weights and data.
 
     Returns:
@@ -80,13 +88,22 @@ def _check_architecture(architecture: str, generator: torch.Generator) -> Iterat
             yield check_forecaster(_linear_config(scaler=scaler), generator)
         for loss in POINT_LOSSES:
             yield check_forecaster(_linear_config(head="point"), generator, loss)
+        for head in DISTRIBUTION_NAMES:
+            scaler = COUNT_SCALERS[0] if head in COUNT_HEADS else "standard"
+            yield check_forecaster(_linear_config(scaler, head), generator, "nll")
+        return
+    if architecture == "segrnn":
+        # Its encoder is the GRU's; context and horizon are no multiples of the segment.
+        for depth in DEPTHS:
+            sizes = {**_sizes(), "hidden_size": HIDDEN_SIZE, "num_layers": depth, "horizon": SEGMENT_LENGTH + 1}
+            yield check_forecaster(SegRNNConfig(**sizes, segment_length=SEGMENT_LENGTH), generator)
         return
     for config in _recurrent_configs(architecture):
         yield check_encoder(config, generator)
         yield check_forecaster(config, generator)
 
 
-def check_encoder(config: RNNConfig | GRUConfig | LSTMConfig, generator: torch.Generator) -> GradcheckRow:
+def check_encoder(config: StepwiseConfig, generator: torch.Generator) -> GradcheckRow:
     """Check the recurrence alone, from explicit initial states, with a derivative arriving at every output.
 
     Args:
@@ -144,7 +161,7 @@ def _encoder_by_hand(
 
 
 def check_forecaster(
-    config: LinearConfig | RNNConfig | GRUConfig | LSTMConfig, generator: torch.Generator, loss: LossName = "quantile"
+    config: SomeNetworkConfig, generator: torch.Generator, loss: LossName = "quantile"
 ) -> GradcheckRow:
     """Check everything that training differentiates: from the past values and the weights to the loss.
 
@@ -167,7 +184,8 @@ def check_forecaster(
 
     _, hand = differentiate_forecaster(config, _arrays(forecaster.state_dict()), example, loss)
     inputs = {name: tensor for name, tensor in example.inputs._asdict().items() if tensor.is_floating_point()}
-    what = f"forecaster, {config.scaler} scaler, {loss} loss"
+    measure = f"{config.head} likelihood" if config.head in DISTRIBUTION_NAMES else f"{loss} loss"
+    what = f"forecaster, {config.scaler} scaler, {measure}"
     return GradcheckRow(
         _label(config), what, _compare(scalar, inputs | dict(forecaster.named_parameters()), hand, generator)
     )
@@ -203,7 +221,7 @@ def _linear_config(scaler: ScalerName = "standard", head: HeadName = "quantile")
     return LinearConfig(**_sizes(), scaler=scaler, head=head)
 
 
-def _recurrent_configs(architecture: str) -> Iterator[RNNConfig | GRUConfig | LSTMConfig]:
+def _recurrent_configs(architecture: str) -> Iterator[StepwiseConfig]:
     for depth in DEPTHS:
         sizes = {**_sizes(), "hidden_size": HIDDEN_SIZE, "num_layers": depth}
         if architecture == "rnn":
@@ -268,7 +286,7 @@ def _without_layer_axis(state: LayerState) -> State:
     return tuple(tensor[0].numpy() for tensor in state)
 
 
-def _label(config: LinearConfig | RNNConfig | GRUConfig | LSTMConfig) -> str:
+def _label(config: SomeNetworkConfig) -> str:
     if isinstance(config, LinearConfig):
         return "linear"
     name = f"rnn {config.nonlinearity}" if isinstance(config, RNNConfig) else config.architecture

@@ -9,15 +9,29 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from models.config import GRUConfig, LinearConfig, LSTMConfig, NetworkConfig, RNNConfig
+from models.config import (
+    DISTRIBUTION_NAMES,
+    LinearConfig,
+    NetworkConfig,
+    SegRNNConfig,
+    SomeNetworkConfig,
+    StepwiseConfig,
+)
 from models.decoders import STEP_FEATURES
 from models.forecaster import ForecastInputs
 from models.heads import center_index
 from training.config import LossName
 from training.gradcheck.cells import Array, build_cell
+from training.gradcheck.likelihoods import constrained, masked_likelihood
 from training.gradcheck.pullbacks import AffineGradients, ScaledTarget, affine, masked_loss, non_crossing, relu
 from training.gradcheck.scalers import WindowStatistics, window_statistics
-from training.gradcheck.through_time import LayerWeights, backward_stack, forward_stack
+from training.gradcheck.through_time import (
+    LayerWeights,
+    backward_layer,
+    backward_stack,
+    forward_layer,
+    forward_stack,
+)
 
 Weights = Mapping[str, Array]
 
@@ -53,7 +67,7 @@ _Pullback = Callable[[Array], tuple[_Standardised, dict[str, Array]]]
 
 
 def differentiate_forecaster(
-    config: LinearConfig | RNNConfig | GRUConfig | LSTMConfig,
+    config: SomeNetworkConfig,
     weights: Weights,
     example: TrainingExample,
     loss: LossName,
@@ -64,21 +78,24 @@ def differentiate_forecaster(
         config: The network's description.
         weights: Its parameters and buffers by name, float64.
         example: What it reads and should forecast.
-        loss: `quantile`, `mae`, `mse` or `huber`.
+        loss: `quantile`, `mae`, `mse` or `huber`; a distribution has its likelihood.
 
     Returns:
         The loss, and its derivative with respect to every parameter (by its name) and every real-valued input (by its
         name in `ForecastInputs`).
     """
     read, statistics, standard = _standardise(config, weights, example.inputs)
-    raw, network_pullback = (
-        _linear(config, weights, read) if isinstance(config, LinearConfig) else _recurrent(config, weights, read)
-    )
-    quantiles, head_pullback = non_crossing(raw, center_index(config.output_levels))
-    gain, shift = _learned_scaling(weights)
-    prediction = (quantiles - shift) / gain
+    raw, network_pullback = _network(config, weights, read)
     truth = ScaledTarget(*(tensor.numpy() for tensor in example[1:]))
-    value, d_loss = masked_loss(loss, config.output_levels, prediction, statistics.loc, statistics.scale, truth)
+    gain, shift = _learned_scaling(weights)
+    if config.head in DISTRIBUTION_NAMES:
+        assert config.scaler != "revin"
+        prediction, head_pullback = constrained(config.head, raw)
+        value, d_loss = masked_likelihood(config.head, prediction, statistics.loc, statistics.scale, truth)
+    else:
+        quantiles, head_pullback = non_crossing(raw, center_index(config.output_levels))
+        prediction = (quantiles - shift) / gain
+        value, d_loss = masked_loss(loss, config.output_levels, prediction, statistics.loc, statistics.scale, truth)
 
     d_quantiles = d_loss.prediction / gain
     d_read, gradients = network_pullback(head_pullback(d_quantiles))
@@ -125,8 +142,16 @@ def _learned_scaling(weights: Weights) -> tuple[Array | float, Array | float]:
     return np.exp(weights["scaler.log_gain"]), weights["scaler.shift"]
 
 
+def _network(config: SomeNetworkConfig, weights: Weights, read: _Standardised) -> tuple[Array, _Pullback]:
+    if isinstance(config, LinearConfig):
+        return _linear(config, weights, read)
+    if isinstance(config, SegRNNConfig):
+        return _segmented(config, weights, read)
+    return _recurrent(config, weights, read)
+
+
 def _linear(config: NetworkConfig, weights: Weights, read: _Standardised) -> tuple[Array, _Pullback]:
-    shape = (-1, config.horizon, len(config.output_levels))
+    shape = (-1, config.horizon, len(weights["decoder.bias"]) // config.horizon)
     from_window, window_pullback = affine(read.scaled, weights["decoder.weight"], weights["decoder.bias"])
     covariates = _horizon_covariates(config, read)
     # A network without covariates has no such weight; a matrix without columns adds nothing.
@@ -146,9 +171,68 @@ def _linear(config: NetworkConfig, weights: Weights, read: _Standardised) -> tup
     return from_window.reshape(shape) + from_covariates, pullback
 
 
-def _recurrent(
-    config: RNNConfig | GRUConfig | LSTMConfig, weights: Weights, read: _Standardised
-) -> tuple[Array, _Pullback]:
+def _segmented(config: SegRNNConfig, weights: Weights, read: _Standardised) -> tuple[Array, _Pullback]:
+    """Segments through an embedding and a GRU; one step of the top layer for each segment of the horizon."""
+    batch, length = read.scaled.shape
+    steps, num_past, num_outputs = config.segment_length, config.num_past_covariates, config.num_output_segments
+    missing = config.num_updates * steps - length
+    channels = np.concatenate((read.scaled[..., None], read.observed[..., None], read.past), axis=-1)
+    padded = np.pad(channels, ((0, 0), (missing, 0), (0, 0))).reshape(batch, config.num_updates, -1)
+    static = np.repeat(read.static[:, None], config.num_updates, axis=1)
+    embedded, embedding_pullback = affine(np.concatenate((padded, static), axis=-1), *_pair(weights, "embedding"))
+    segments, segments_pullback = relu(embedded)
+
+    cell = build_cell("gru")
+    layers = [layer_weights(weights, f"encoder.layers.{index}") for index in range(config.num_layers)]
+    zeros = (np.zeros((batch, config.hidden_size)),)
+    tapes = forward_stack(cell, layers, segments, [zeros] * config.num_layers)
+    # The decoder without its shortcut: every pair of window and segment is a row of its own.
+    state = np.repeat(tapes[-1].final[0], num_outputs, axis=0)
+    position = np.tile(weights["decoder.position"], (batch, 1))[:, None]
+    decoded = forward_layer(cell, layers[-1], position, (state,))
+    hidden = decoded.outputs.reshape(batch, num_outputs, -1)
+    raw, raw_pullback = affine(hidden, *_pair(weights, "decoder.projection"))
+    read_off, read_off_pullback = affine(hidden, *_pair(weights, "decoder.mixer.step_projection"))
+    summary, summary_pullback = relu(read_off.reshape(batch, num_outputs * steps, -1)[:, : config.horizon])
+    joined = np.concatenate((summary, _horizon_covariates(config, read)), axis=-1)
+    mixed, mixed_pullback = affine(joined, *_pair(weights, "decoder.mixer.mixer"))
+    features, features_pullback = relu(mixed)
+    change, change_pullback = affine(features, weights["decoder.mixer.projection.weight"])
+
+    def whole(d_steps: Array) -> Array:
+        """From the steps of the horizon to whole segments; what lies beyond has no derivative."""
+        beyond = num_outputs * steps - config.horizon
+        return np.pad(d_steps, ((0, 0), (0, beyond), (0, 0))).reshape(batch, num_outputs, -1)
+
+    def pullback(d_raw: Array) -> tuple[_Standardised, dict[str, Array]]:
+        d_projection, d_change = raw_pullback(whole(d_raw)), change_pullback(d_raw)
+        d_mixer = mixed_pullback(features_pullback(d_change.x))
+        d_read_off = read_off_pullback(whole(summary_pullback(d_mixer.x[..., :STEP_FEATURES])))
+        d_future, d_static = _split_covariates(config, d_mixer.x[..., STEP_FEATURES:])
+        d_hidden = (d_projection.x + d_read_off.x).reshape(batch * num_outputs, 1, -1)
+        d_step = backward_layer(cell, layers[-1], decoded, d_hidden, (np.zeros_like(state),))
+        d_state = d_step.initial[0].reshape(batch, num_outputs, -1).sum(axis=1)
+        d_final = [zeros] * (config.num_layers - 1) + [(d_state,)]
+        d_stack = backward_stack(cell, layers, tapes, np.zeros_like(tapes[-1].outputs), d_final)
+        d_embedding = embedding_pullback(segments_pullback(d_stack.inputs))
+        width = steps * (2 + num_past)
+        d_channels = d_embedding.x[..., :width].reshape(batch, config.num_updates * steps, -1)[:, missing:]
+        d_static = d_static + d_embedding.x[..., width:].sum(axis=1)
+        d_read = _Standardised(d_channels[..., 0], d_channels[..., 1], d_channels[..., 2:], d_future, d_static)
+        gradients = _named("embedding", d_embedding) | _named("decoder.projection", d_projection)
+        gradients |= _named("decoder.mixer.step_projection", d_read_off) | _named("decoder.mixer.mixer", d_mixer)
+        gradients["decoder.mixer.projection.weight"] = d_change.weight
+        gradients["decoder.position"] = d_step.inputs.reshape(batch, num_outputs, -1).sum(axis=0)
+        # The top layer also takes the steps of the decoder.
+        top = [part + more for part, more in zip(d_stack.weights[-1], d_step.weights, strict=True)]
+        for index, layer in enumerate([*d_stack.weights[:-1], LayerWeights(*top)]):
+            gradients |= {f"encoder.layers.{index}.{name}_l0": value for name, value in layer._asdict().items()}
+        return d_read, gradients
+
+    return raw.reshape(batch, num_outputs * steps, -1)[:, : config.horizon] + change, pullback
+
+
+def _recurrent(config: StepwiseConfig, weights: Weights, read: _Standardised) -> tuple[Array, _Pullback]:
     batch, length = read.scaled.shape
     cell = build_cell(config.architecture, getattr(config, "nonlinearity", "tanh"))
     layers = [layer_weights(weights, f"encoder.layers.{index}") for index in range(config.num_layers)]

@@ -86,7 +86,7 @@ def conclude_non_finite(message: str, where: str, step: int, evidence: Evidence,
     bounded = explosion_remedies(case)
     settings = usual_rate(case) | {"fit.max_grad_norm": 1.0} | bounded[0].set
     if case.setting("model.scaler") == "none" and is_badly_scaled(case):
-        settings["model.scaler"] = "standard"
+        settings["model.scaler"] = case.usual_scaler
     first = Remedy(why="bounded steps at a usual rate, in a recurrence and a scale that keep numbers small", set=settings)
     slower = Remedy(why="smaller steps", set=settings | {"optimizer.learning_rate": 1e-4})
     finding = Finding(

@@ -1,7 +1,7 @@
 """Depth: how much of what moves the top layer's final state comes from the layers below it.
 
 A gradient can vanish through layers as it does through time: every plain recurrent layer of torch's start passes on about
-half of what it receives. Measured as reach is, by a random projection of the final state, on the last few steps.
+half of what it receives. Measured as reach is, by a random projection of the final state, on the last few updates.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from training.gradients.lags import NORMALISATION_LAGS, host_norms
 from training.gradients.reach import run_segments
 from training.gradients.trace import dropout_off, trace_layers
 
-# Steps that are run; what lies before them hardly adds to the states at lags 1-5.
-WARM_UP_STEPS = 24
+# Updates that are run; what lies before them hardly adds to the states at the last five.
+WARM_UP_UPDATES = 24
 
 
 def measure_depth(forecaster: RecurrentForecaster, inputs: ForecastInputs, seed: int = 0) -> dict[str, float]:
@@ -29,14 +29,14 @@ def measure_depth(forecaster: RecurrentForecaster, inputs: ForecastInputs, seed:
         seed: Of the random vector; the run's own generator is not touched.
 
     Returns:
-        `grad_depth/<layer>`: median over lags 1-5, h and c joined; 1 for the top layer, empty for a single layer.
+        `grad_depth/<layer>`: median over the last five updates, h and c joined; 1 for the top layer, empty for a single layer.
     """
     traces = trace_layers(forecaster, inputs)
     if len(traces) < 2:
         return {}
     generator = torch.Generator(inputs.context.device).manual_seed(seed)
     with torch.enable_grad(), dropout_off(forecaster):
-        run = run_segments(forecaster.encoder, traces[0].inputs[:, -WARM_UP_STEPS:], NORMALISATION_LAGS)
+        run = run_segments(forecaster.encoder, traces[0].inputs[:, -WARM_UP_UPDATES:], NORMALISATION_LAGS)
         final = run.encoded.states[-1][0]
         vector = torch.randn(final.shape, generator=generator, dtype=final.dtype, device=final.device)
         sources = [part for layer in run.boundaries for state in layer for part in state]

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.forecaster import ForecastInputs, RecurrentForecaster
-from training.gradients.lags import LagCurve, build_curve, log_spaced_lags
+from training.gradients.lags import LagCurve, build_curve, cut_lags, log_spaced_lags, update_cuts
 from training.gradients.reach import Objective
 from training.gradients.trace import dropout_off, layer_names
 
@@ -26,12 +26,12 @@ class InputRecorder:
     """Keeps the inputs of every recurrent layer of one forward pass.
 
     Args:
-        names: Of the layers.
+        forecaster: Whose layers.
     """
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
-        self.parts: list[list[Tensor]] = [[] for _ in names]
+    def __init__(self, forecaster: RecurrentForecaster) -> None:
+        self.names, self.config = layer_names(forecaster), forecaster.config
+        self.parts: list[list[Tensor]] = [[] for _ in self.names]
 
     def keep(self, index: int, inputs: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
         """Keep one call's inputs; returns what the layer shall read, which is the same values."""
@@ -52,12 +52,13 @@ class InputRecorder:
             Curves of kind `envelope`: root mean square over windows, channels and the lags of a bin, which runs from
             the lag before (exclusive) to its own (inclusive).
         """
-        length = sum(part.shape[1] for part in self.parts[0])
-        ends = tuple(lag for lag in (lags or log_spaced_lags(length)) if lag <= length)
+        unit, length = self.config.steps_per_update, self.config.context_length
+        ends = update_cuts(lags or log_spaced_lags(length), unit, self.config.num_updates)
         table = torch.stack([_bin_rms(self._gradient(parts), ends) for parts in self.parts]).tolist()
         dtype = self.parts[0][0].dtype
+        at = cut_lags(ends, unit, length)
         return [
-            build_curve(name, "input", "envelope", ends, row, dtype, cut_steps)
+            build_curve(name, "input", "envelope", at, row, dtype, cut_steps)
             for name, row in zip(self.names, table, strict=True)
         ]
 
@@ -79,7 +80,7 @@ def record_inputs(forecaster: RecurrentForecaster) -> Iterator[InputRecorder]:
     Yields:
         The recorder, to be asked for `curves()` after `backward()`.
     """
-    recorder = InputRecorder(layer_names(forecaster))
+    recorder = InputRecorder(forecaster)
 
     def hook(index: int) -> Any:
         def replace(_module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -103,7 +103,7 @@ def measure_gates(traces: Sequence[LayerTrace]) -> dict[str, float]:
                 limit = SHUT_KEEP if gate == keep_gate else SHUT
                 numbers[f"{key}.shut"] = (opening < limit).double().mean()
             if gate == keep_gate:
-                constants = actual_time_constants(values)
+                constants = actual_time_constants(values) * trace.steps_per_update
                 quantiles = constants.quantile(constants.new_tensor(QUANTILES)).unbind()
                 names = (f"memory/{trace.name}.p{level * 100:.0f}" for level in QUANTILES)
                 numbers |= dict(zip(names, quantiles, strict=True))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.forecaster import ForecastInputs, RecurrentForecaster
 from models.recurrent import LayerState
-from training.gradients.lags import LagCurve, build_curve, host_norms, log_spaced_lags
+from training.gradients.lags import LagCurve, build_curve, cut_lags, host_norms, log_spaced_lags, update_cuts
 from training.gradients.reach import run_layer_segments, run_segments
 from training.gradients.trace import LayerTrace, dropout_off, trace_layers
 
@@ -51,38 +51,40 @@ def measure_jacobian(
         Curves of kind `jacobian`: root of the mean over windows and vectors, h and c joined.
     """
     inputs = ForecastInputs(*(part[:max_windows].repeat(num_vectors, *[1] * (part.dim() - 1)) for part in inputs))
-    lags = log_spaced_lags(inputs.context.shape[1]) if lags is None else lags
+    config, length = forecaster.config, inputs.context.shape[1]
+    lags = log_spaced_lags(length) if lags is None else lags
+    cuts = update_cuts(lags, config.steps_per_update, config.num_updates)
     generator = torch.Generator(inputs.context.device).manual_seed(seed)
     traces = trace_layers(forecaster, inputs)
     with torch.enable_grad():
-        groups = [(trace.name, layer_gradients(trace, lags, generator)) for trace in traces]
+        groups = [(trace.name, layer_gradients(trace, cuts, generator)) for trace in traces]
         if len(traces) > 1:
-            groups.append((STACK, _stack_gradients(forecaster, traces[0], lags, generator)))
-    return _curves(groups, sorted({lag for lag in lags if 1 <= lag <= inputs.context.shape[1]}))
+            groups.append((STACK, _stack_gradients(forecaster, traces[0], cuts, generator)))
+    return _curves(groups, cut_lags(cuts, config.steps_per_update, length))
 
 
-def layer_gradients(trace: LayerTrace, lags: Sequence[int], generator: torch.Generator) -> list[LayerState]:
+def layer_gradients(trace: LayerTrace, cuts: Sequence[int], generator: torch.Generator) -> list[LayerState]:
     """J^T v of one layer's recurrence, v on its whole final state.
 
     Args:
         trace: The layer and the inputs it had.
-        lags: Where to cut.
+        cuts: Where to cut, in updates before the end.
         generator: Source of v.
 
     Returns:
-        The gradient with respect to the state at each lag, lags increasing.
+        The gradient with respect to the state at each cut, cuts increasing.
     """
-    cuts = sorted((lag for lag in set(lags) if 1 <= lag <= trace.inputs.shape[1]), reverse=True)
-    _, final, boundaries = run_layer_segments(trace.layer, trace.inputs, trace.initial, cuts)
+    wanted = sorted((cut for cut in set(cuts) if 1 <= cut <= trace.inputs.shape[1]), reverse=True)
+    _, final, boundaries = run_layer_segments(trace.layer, trace.inputs, trace.initial, wanted)
     return _pull_back(final, boundaries, generator)
 
 
 def _stack_gradients(
-    forecaster: RecurrentForecaster, first: LayerTrace, lags: Sequence[int], generator: torch.Generator
+    forecaster: RecurrentForecaster, first: LayerTrace, cuts: Sequence[int], generator: torch.Generator
 ) -> list[LayerState]:
     with dropout_off(forecaster):
-        run = run_segments(forecaster.encoder, first.inputs, lags)
-    joined = [tuple(part for layer in run.boundaries for part in layer[index]) for index in range(len(run.lags))]
+        run = run_segments(forecaster.encoder, first.inputs, cuts)
+    joined = [tuple(part for layer in run.boundaries for part in layer[index]) for index in range(len(run.cuts))]
     return _pull_back(run.encoded.states[-1][:1], joined, generator)
 
 

@@ -94,6 +94,26 @@ def log_spaced_lags(context_length: int, marks: Iterable[int] = (), num_cuts: in
     return tuple(sorted(lag for lag in wanted if 1 <= lag <= context_length))
 
 
+def update_cuts(lags: Iterable[int], steps_per_update: int, num_updates: int) -> tuple[int, ...]:
+    """Updates of the recurrent state after which lags lie: several lags within one segment are one cut.
+
+    Args:
+        lags: In steps before the end of the context.
+        steps_per_update: Steps that one update reads.
+        num_updates: Updates over the context.
+
+    Returns:
+        Increasing numbers of updates before the end.
+    """
+    cuts = {-(-lag // steps_per_update) for lag in lags}
+    return tuple(sorted(cut for cut in cuts if 1 <= cut <= num_updates))
+
+
+def cut_lags(cuts: Iterable[int], steps_per_update: int, context_length: int) -> tuple[int, ...]:
+    """The lags in steps at which cuts between updates lie; the first segment may begin before the context."""
+    return tuple(min(cut * steps_per_update, context_length) for cut in cuts)
+
+
 def build_curve(
     layer: str,
     component: Component,
@@ -117,7 +137,9 @@ def build_curve(
     Returns:
         The curve.
     """
-    near = [norm for lag, norm in zip(lags, norms, strict=True) if lag in NORMALISATION_LAGS]
+    # Where one update reads a whole segment, the first cut stands for all lags within it.
+    last = max(NORMALISATION_LAGS[-1], lags[0]) if lags else 0
+    near = [norm for lag, norm in zip(lags, norms, strict=True) if lag <= last]
     unit = statistics.median(near) if near else math.nan
     ratio = tuple(norm / unit if unit > 0 else math.nan for norm in norms)
     censored = tuple(norm == 0 and dtype in HALF_TYPES for norm in norms)

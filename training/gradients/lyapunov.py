@@ -38,7 +38,9 @@ def measure_lyapunov(traces: Sequence[LayerTrace], max_windows: int = MAX_WINDOW
     Returns:
         `lyapunov/<layer>`: mean growth of the logarithm of a small distance, per step.
     """
-    exponents = torch.stack([_exponents(trace, max_windows, seed).median() for trace in traces])
+    exponents = torch.stack(
+        [_exponents(trace, max_windows, seed).median() / trace.steps_per_update for trace in traces]
+    )
     return {f"lyapunov/{trace.name}": value for trace, value in zip(traces, exponents.tolist(), strict=True)}
 
 

@@ -55,16 +55,16 @@ def measure_static_memory(forecaster: RecurrentForecaster) -> list[StaticMemory]
     Returns:
         One entry per recurrent layer, in one copy to the host.
     """
-    architecture = forecaster.config.architecture
-    if architecture not in KEEP_GATE:
+    cell, unit = forecaster.config.cell, forecaster.config.steps_per_update
+    if cell not in KEEP_GATE:
         radii = measure_spectral_radius(forecaster)
         return [_from_radius(name, radii[f"spectral_radius/{name}"]) for name in layer_names(forecaster)]
-    gate = KEEP_GATE[architecture]
-    rows = gate_rows(architecture, gate, forecaster.config.hidden_size)
+    gate = KEEP_GATE[cell]
+    rows = gate_rows(cell, gate, forecaster.config.hidden_size)
     biases = [
         layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0") for layer in forecaster.encoder.layers
     ]
-    constants = torch.stack([time_constants(bias[rows]) for bias in biases])
+    constants = torch.stack([time_constants(bias[rows]) * unit for bias in biases])
     levels = constants.new_tensor(QUANTILES)
     table = constants.quantile(levels, dim=1).T.tolist()
     return [StaticMemory(name, f"{gate} bias", *row) for name, row in zip(layer_names(forecaster), table, strict=True)]

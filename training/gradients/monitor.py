@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from models.forecaster import ForecastInputs, RecurrentForecaster
+from models.forecaster import ForecastInputs, RecurrentForecaster, step_channels
 from training.gradients.depth import measure_depth
 from training.gradients.envelope import measure_envelope
 from training.gradients.gates import measure_gates
@@ -23,7 +23,7 @@ from training.gradients.past_use import measure_past_use
 from training.gradients.reach import Objective, measure_reach
 from training.gradients.series_share import measure_series_share
 from training.gradients.spectral import measure_spectral_radius
-from training.gradients.states import measure_dead_decoder, measure_states
+from training.gradients.states import measure_dead_units, measure_states
 from training.gradients.trace import trace_layers
 
 Preset = Literal["off", "economy", "full"]
@@ -132,7 +132,7 @@ class RecurrentMonitor(GradientMonitor):
         readings |= reach_readings(curves, self.need_steps)
         traces = trace_layers(self.forecaster, sub_batch)
         readings |= measure_gates(traces) | measure_states(traces)
-        readings |= measure_dead_decoder(self.forecaster, sub_batch) | measure_depth(self.forecaster, sub_batch)
+        readings |= measure_dead_units(self.forecaster, sub_batch) | measure_depth(self.forecaster, sub_batch)
         if self.preset == "full":
             readings |= self._measure_fully(step, sub_batch)
         return readings
@@ -140,7 +140,7 @@ class RecurrentMonitor(GradientMonitor):
     def _measure_fully(self, step: int, sub_batch: ForecastInputs) -> dict[str, float]:
         inputs, objective = self.probe.inputs, self.probe.objective
         reach = measure_reach(self.forecaster, inputs, objective, self.lags, self.truncation_steps)
-        counted = "c" if self.forecaster.config.architecture == "lstm" else "h"
+        counted = "c" if self.forecaster.config.cell == "lstm" else "h"
         readings = _curve_readings("reach", [curve for curve in reach if curve.component == counted])
         envelope = measure_envelope(self.forecaster, inputs, objective, self.lags, self.truncation_steps)
         readings |= _curve_readings("envelope", envelope)
@@ -210,9 +210,9 @@ def data_spreads(forecaster: RecurrentForecaster, inputs: ForecastInputs) -> tup
         Median of abs(y), standard deviation of y, and the largest over the smallest standard deviation of channels
         that vary.
     """
-    first = trace_layers(forecaster, inputs)[0].inputs.double()
-    y = first[..., 0][inputs.observed_mask]
-    spreads = first.flatten(0, 1).std(dim=0)
+    channels = step_channels(forecaster.standardise(inputs)[0]).double()
+    y = channels[..., 0][inputs.observed_mask]
+    spreads = channels.flatten(0, 1).std(dim=0)
     varying = spreads[spreads > 0]
     ratio = float(varying.max() / varying.min()) if len(varying) else 1.0
     return float(y.abs().median()) if len(y) else 0.0, float(y.std()) if len(y) > 1 else 0.0, ratio

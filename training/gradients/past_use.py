@@ -97,7 +97,7 @@ def _permuted_loss(
 ) -> Float[Tensor, ""]:
     def exchange(_module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         steps = arguments[0]
-        old = steps.shape[1] - lag
+        old = steps.shape[1] - -(-lag // forecaster.config.steps_per_update)
         return (torch.cat((steps[order, :old], steps[:, old:]), dim=1), *arguments[1:])
 
     handle = forecaster.encoder.register_forward_pre_hook(exchange)

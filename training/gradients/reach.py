@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from models.forecaster import ForecastInputs, RecurrentForecaster, ScaledForecast
 from models.recurrent import EncoderOutput, LayerState, RecurrentEncoder
-from training.gradients.lags import Component, LagCurve, build_curve, host_norms, log_spaced_lags
+from training.gradients.lags import (
+    Component,
+    LagCurve,
+    build_curve,
+    cut_lags,
+    host_norms,
+    log_spaced_lags,
+    update_cuts,
+)
 from training.gradients.trace import dropout_off, layer_names
 
 # From a forecast to the loss that training minimises, targets already bound.
@@ -31,34 +39,34 @@ class SegmentedOutput(NamedTuple):
 
     Attributes:
         encoded: What `RecurrentEncoder.forward` returns.
-        lags: Cuts, in steps before the end, decreasing.
-        boundaries: Per layer, the state at each of `lags`.
+        cuts: In updates before the end, decreasing.
+        boundaries: Per layer, the state at each of `cuts`.
     """
 
     encoded: EncoderOutput
-    lags: tuple[int, ...]
+    cuts: tuple[int, ...]
     boundaries: list[list[LayerState]]
 
 
 def run_segments(
     encoder: RecurrentEncoder,
     inputs: Float[Tensor, "B L C"],
-    lags: Sequence[int],
+    cuts: Sequence[int],
     states: list[LayerState] | None = None,
 ) -> SegmentedOutput:
     """`RecurrentEncoder.forward` in segments.
 
     Args:
         encoder: Its layers.
-        inputs: Channels per step.
-        lags: Where to cut; those longer than the inputs are left out.
+        inputs: Channels per update.
+        cuts: Where to cut, in updates before the end; those longer than the inputs are left out.
         states: Initial state per layer; zeros if None.
 
     Returns:
         The same output, and the states at the cuts; they require gradients even where no weight does.
     """
     states = encoder.initial_states(inputs) if states is None else states
-    cuts = tuple(sorted((lag for lag in set(lags) if 1 <= lag <= inputs.shape[1]), reverse=True))
+    cuts = tuple(sorted((cut for cut in set(cuts) if 1 <= cut <= inputs.shape[1]), reverse=True))
     boundaries: list[list[LayerState]] = []
     final: list[LayerState] = []
     for index, (layer, state) in enumerate(zip(encoder.layers, states, strict=True)):
@@ -111,8 +119,8 @@ class BoundaryRecorder:
 
     def __init__(self, forecaster: RecurrentForecaster, lags: Sequence[int]) -> None:
         self.names = layer_names(forecaster)
-        self.encoder = forecaster.encoder
-        self.wanted = lags
+        self.encoder, self.config = forecaster.encoder, forecaster.config
+        self.wanted = update_cuts(lags, self.config.steps_per_update, self.config.num_updates)
         self.lags: tuple[int, ...] = ()
         self.cut_steps: int | None = None
         self.boundaries: list[list[LayerState]] = []
@@ -127,11 +135,12 @@ class BoundaryRecorder:
         self.cut_steps = None
         before: EncoderOutput | None = None
         if truncation_steps is not None and truncation_steps < inputs.shape[1]:
-            self.cut_steps = truncation_steps
+            self.cut_steps = truncation_steps * self.config.steps_per_update
             with torch.no_grad():
                 before = RecurrentEncoder.forward(self.encoder, inputs[:, :-truncation_steps], states)
             inputs, states = inputs[:, -truncation_steps:], before.states
-        encoded, self.lags, self.boundaries = run_segments(self.encoder, inputs, self.wanted, states)
+        encoded, cuts, self.boundaries = run_segments(self.encoder, inputs, self.wanted, states)
+        self.lags = cut_lags(cuts, self.config.steps_per_update, self.config.context_length)
         if torch.is_grad_enabled():
             for part in self.tensors():
                 part.retain_grad()

@@ -32,16 +32,18 @@ def measure_series_share(
     kept: list[Tensor] = []
 
     def keep(_module: nn.Module, _arguments: object, output: EncoderOutput) -> None:
-        kept.append(output.states[-1][0])
+        kept.extend(part for state in output.states for part in state)
 
     handle = forecaster.encoder.register_forward_hook(keep)
     try:
         with torch.enable_grad(), dropout_off(forecaster):
             loss = objective(forecaster.forward_scaled(inputs))
-            (gradient,) = torch.autograd.grad(loss, kept)
+            gradients = torch.autograd.grad(loss, kept, materialize_grads=True)
     finally:
         handle.remove()
-    per_window = torch.linalg.vector_norm(gradient[0].double(), dim=-1).cpu()
+    # A decoder that only reads the top layer leaves the other states without a gradient.
+    joined = torch.cat([part.double().transpose(0, 1).flatten(1) for part in gradients], dim=1)
+    per_window = torch.linalg.vector_norm(joined, dim=-1).cpu()
     names, position = series.cpu().unique(return_inverse=True)
     sums = torch.zeros(len(names), dtype=torch.float64).index_add_(0, position, per_window)
     shares = (sums / sums.sum().clamp(min=torch.finfo(torch.float64).tiny)).tolist()

@@ -49,14 +49,14 @@ def measure_spectral_radius(forecaster: RecurrentForecaster) -> dict[str, float]
         forecaster: The network.
 
     Returns:
-        `spectral_radius/<layer>`, dimensionless.
+        `spectral_radius/<layer>` per update, dimensionless.
     """
-    architecture = forecaster.config.architecture
+    cell = forecaster.config.cell
     radii = []
     for layer in forecaster.encoder.layers:
         matrix = layer.get_parameter("weight_hh_l0").detach()
-        if GATES[architecture]:
-            matrix = matrix[gate_rows(architecture, CANDIDATE_GATE[architecture], forecaster.config.hidden_size)]
+        if GATES[cell]:
+            matrix = matrix[gate_rows(cell, CANDIDATE_GATE[cell], forecaster.config.hidden_size)]
         radii.append(spectral_radius(matrix))
     values = torch.stack(radii).tolist()
     return {f"spectral_radius/{name}": value for name, value in zip(layer_names(forecaster), values, strict=True)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -41,31 +41,34 @@ def measure_states(traces: Sequence[LayerTrace]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure_dead_decoder(forecaster: RecurrentForecaster, inputs: ForecastInputs) -> dict[str, float]:
-    """Dead ReLU units of the decoder: the usual victims of one update that was far too large.
+def measure_dead_units(forecaster: RecurrentForecaster, inputs: ForecastInputs) -> dict[str, float]:
+    """Dead ReLU units around the recurrence: the usual victims of one update that was far too large.
 
     Args:
         forecaster: The network.
         inputs: Windows.
 
     Returns:
-        `state/decoder.dead`: the larger share of dead units of its two ReLU layers, since either one alone cuts the
-        forecast off from the past.
+        `state/<part>.dead`, such as `state/decoder.dead`: the largest share of dead units of the part's ReLU layers,
+        since any one alone cuts the forecast off from the past.
     """
-    shares: list[Tensor] = []
+    shares: dict[str, list[Tensor]] = {part: [] for part in forecaster.relu_layers()}
 
-    def keep(_module: nn.Module, _arguments: object, before_relu: Tensor) -> None:
-        shares.append(dead_share(before_relu))
+    def keeper(part: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda _module, _arguments, before_relu: shares[part].append(dead_share(before_relu))
 
-    decoder = forecaster.decoder
-    handles = [layer.register_forward_hook(keep) for layer in (decoder.step_projection, decoder.mixer)]
+    handles = [
+        layer.register_forward_hook(keeper(part))
+        for part, layers in forecaster.relu_layers().items()
+        for layer in layers
+    ]
     try:
         with dropout_off(forecaster):
             forecaster.forward_scaled(inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return {"state/decoder.dead": float(torch.stack(shares).max())}
+    return {f"state/{part}.dead": float(torch.stack(found).max()) for part, found in shares.items() if found}
 
 
 def dead_share(values: Float[Tensor, "*places D"]) -> Float[Tensor, ""]:

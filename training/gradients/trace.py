@@ -24,6 +24,7 @@ class LayerTrace(NamedTuple):
         inputs: What it read.
         outputs: Its hidden state after every step.
         initial: Its state before the first step.
+        steps_per_update: Context steps that one of its updates reads.
     """
 
     name: str
@@ -31,15 +32,16 @@ class LayerTrace(NamedTuple):
     inputs: Float[Tensor, "B L C"]
     outputs: Float[Tensor, "B L D"]
     initial: LayerState
+    steps_per_update: int = 1
 
     def previous(self) -> Float[Tensor, "B L D"]:
-        """The hidden state before every step."""
-        return torch.cat((self.initial[0].transpose(0, 1), self.outputs[:, :-1]), dim=1)
+        """The hidden state that every update starts from."""
+        return torch.cat((self.initial[0].transpose(0, 1), self.outputs), dim=1)[:, : self.outputs.shape[1]]
 
 
 def layer_names(forecaster: RecurrentForecaster) -> tuple[str, ...]:
     """Names of the recurrent layers, from the input on."""
-    return tuple(f"{forecaster.config.architecture}.{index}" for index in range(len(forecaster.encoder.layers)))
+    return tuple(forecaster.recurrent_layers())
 
 
 @contextmanager
@@ -75,7 +77,8 @@ def trace_layers(forecaster: RecurrentForecaster, inputs: ForecastInputs) -> lis
         state = arguments[1]
         name = layer_names(forecaster)[len(traces)]
         initial = state if isinstance(state, tuple) else (state,)
-        traces.append(LayerTrace(name, cast("RecurrentLayer", module), arguments[0], result[0], initial))
+        layer, unit = cast("RecurrentLayer", module), forecaster.config.steps_per_update
+        traces.append(LayerTrace(name, layer, arguments[0], result[0], initial, unit))
 
     handles = [layer.register_forward_hook(keep) for layer in forecaster.encoder.layers]
     try:

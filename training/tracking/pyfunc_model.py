@@ -67,7 +67,7 @@ def build_signature(manifest: Mapping[str, Any]) -> ModelSignature:
         types = {name: DataType.string if name in categories else DataType.double for name in columns.get(role, ())}
         request += [ColSpec(kind, name, required=False) for name, kind in types.items()]
     network: Mapping[str, Any] = manifest.get("network", {})
-    levels = network.get("quantile_levels", ()) if network.get("head") == "quantile" else (0.5,)
+    levels = (0.5,) if network.get("head") == "point" else network.get("quantile_levels", ())
     answer: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "unique_id"), ColSpec(time, "ds")]
     answer += [ColSpec(DataType.double, name) for name in ("mean", *(f"{level:g}" for level in levels))]
     return ModelSignature(inputs=Schema(request), outputs=Schema(answer))

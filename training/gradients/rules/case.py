@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from models.config import ScalerName, usual_scaler
 from training.gradients.evidence import Evidence, NeedEvidence
 from training.gradients.readings import Readings
 from training.gradients.rules.skill import Skill, judge_skill
@@ -50,6 +51,11 @@ class Case:
         """The need, if falling short of it costs anything."""
         need = self.evidence.need
         return need if need is not None and need.is_shown else None
+
+    @property
+    def usual_scaler(self) -> ScalerName:
+        """What the head's values are usually scaled by; counts allow no other."""
+        return usual_scaler(self.setting("model.head") or "quantile")
 
     @property
     def visible_steps(self) -> int:

@@ -21,6 +21,7 @@ def scale(case: Case) -> list[Finding]:
     size = max(data.level, data.spread)
     remedies = scale_remedies(case)
     robust = Remedy(why="a scale that outliers do not set", set={"model.scaler": "robust"})
+    calm = [robust] if case.usual_scaler == "standard" else remedies
     if size > INPUT_SIZE:
         message = f"the network reads values of size {size:.3g}; its units and rates are made for about 1"
         return [case.finding("scale", "input", size, INPUT_SIZE, message, remedies)]
@@ -32,7 +33,7 @@ def scale(case: Case) -> list[Finding]:
         return [case.finding("scale", "input", data.channel_ratio, CHANNEL_RATIO, message, remedies)]
     if data.outlier_ratio > OUTLIER_RATIO:
         message = f"one value in a thousand lies {data.outlier_ratio:.3g} interquartile ranges from the median"
-        return [case.finding("scale", "y", data.outlier_ratio, OUTLIER_RATIO, message, [robust], "info")]
+        return [case.finding("scale", "y", data.outlier_ratio, OUTLIER_RATIO, message, calm, "info")]
     return []
 
 

@@ -89,8 +89,8 @@ def never_learned(case: Case) -> list[Finding]:
                 set={"model.architecture": "lstm", "model.initialization": "forget_bias"},
             )
         )
-    if case.setting("model.scaler") != "standard":
-        remedies.append(Remedy(why="scale every window", set={"model.scaler": "standard"}))
+    if case.setting("model.scaler") != case.usual_scaler:
+        remedies.append(Remedy(why="scale every window", set={"model.scaler": case.usual_scaler}))
     if (case.setting("model.num_layers") or 1) > 1:
         remedies.append(Remedy(why="fewer layers learn faster", set={"model.num_layers": 1}))
     if not (still > STILL_FALLING or is_short):

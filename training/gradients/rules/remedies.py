@@ -12,7 +12,7 @@ from training.gradients.verdict import Remedy
 # of 1 to that (measured at 64 units; the table of reach in the tests).
 TORCH_REACH = 15
 FORGET_BIAS_REACH = 45
-GATED = ("lstm", "gru")
+GATED = ("lstm", "gru", "segrnn")
 ADAPTIVE = ("adam", "adamw", "nadam", "radam")
 PLAIN = ("sgd", "nesterov")
 # Of AdamW with one cycle: high enough to arrive within a short budget, low enough for every recurrent network tried.
@@ -90,9 +90,9 @@ def is_badly_scaled(case: Case) -> bool:
 
 def scale_remedies(case: Case) -> list[Remedy]:
     """Windows scaled inside the network; plain gradient descent, whose steps grow with the values, given another rate."""
-    if case.setting("model.scaler") == "standard":
+    if case.setting("model.scaler") == case.usual_scaler == "standard":
         return [Remedy(why="a scale that outliers do not set", set={"model.scaler": "robust"})]
-    settings: dict[str, Any] = {"model.scaler": "standard"}
+    settings: dict[str, Any] = {"model.scaler": case.usual_scaler}
     if case.setting("optimizer.name") in PLAIN:
         settings |= usual_rate(case)
     return [Remedy(why="scale every window inside the network", set=settings)]

@@ -86,7 +86,7 @@ def _dead(case: Case) -> list[Finding]:
             where = name.removeprefix("state/").removesuffix(".dead")
             message = f"{share:.0%} of the ReLU units of {where} are positive in under 1 % of places"
             settings = usual_rate(case)
-            if where != DECODER:
+            if where.startswith("rnn."):
                 settings |= {"model.nonlinearity": "tanh", "model.initialization": "orthogonal"}
             remedy = Remedy(why="units that pass a gradient, and steps that do not kill them", set=settings)
             findings.append(case.finding("dead_units", where, share, MOST_UNITS, message, [remedy]))
@@ -100,7 +100,7 @@ def _unstick(case: Case) -> list[Remedy]:
         if case.setting(key) is not None:
             settings[key] = None
     if case.setting("model.scaler") == "none" and is_badly_scaled(case):
-        settings["model.scaler"] = "standard"
+        settings["model.scaler"] = case.usual_scaler
     need = case.shown_need
     if case.setting("model.architecture") not in GATED:
         settings["model.initialization"] = "orthogonal"

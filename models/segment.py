@@ -1,0 +1,157 @@
+"""The segment recurrent network (Lin et al. 2023, 2308.11200): fewer, larger updates, and a horizon decoded at once.
+
+A context of 720 hours in segments of 24 is 30 updates, so its gradient has 30 steps to survive instead of 720. The
+decoder takes one step of the same GRU for every segment of the horizon, each from the same final state; what tells the
+segments apart is a learned embedding of their position.
+"""
+
+from __future__ import annotations
+
+from typing import cast, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.config import SegRNNConfig
+from models.decoders import STEP_FEATURES
+from models.forecaster import ForecastInputs, RecurrentForecaster
+from models.initialization import LayerWeights, RecurrentLayer, layer_weights
+from models.recurrent import RecurrentEncoder
+
+# Width of the network that joins what the state says about a step with the covariates known for it.
+MIXED_FEATURES = 64
+
+
+class SegmentDecoder(nn.Module):
+    """All segments of the horizon from one state; linear to the steps of a segment, plus what covariates change.
+
+    Args:
+        config: Sizes.
+        num_channels: Raw channels per step (K).
+    """
+
+    def __init__(self, config: SegRNNConfig, num_channels: int) -> None:
+        super().__init__()
+        self.horizon, self.segment_length = config.horizon, config.segment_length
+        self.position = nn.Parameter(torch.randn(config.num_output_segments, config.hidden_size))
+        self.dropout = nn.Dropout(config.dropout)
+        self.projection = nn.Linear(config.hidden_size, config.segment_length * num_channels)
+        num_covariates = config.num_future_covariates + config.num_static_covariates
+        self.mixer = _CovariateMixer(config, num_covariates, num_channels) if num_covariates else None
+
+    def forward(
+        self, state: Float[Tensor, "B D"], cell: LayerWeights, covariates: Float[Tensor, "B H E"]
+    ) -> Float[Tensor, "B H K"]:
+        """Raw channels of every step of the horizon.
+
+        Args:
+            state: Final hidden state of the top layer.
+            cell: That layer's weights.
+            covariates: Standardised channels known for each horizon step; E may be 0.
+        """
+        hidden = self.dropout(step_from_one_state(cell, self.position, state))
+        raw = _join_segments(self.projection(hidden), self.segment_length)[:, : self.horizon]
+        return raw if self.mixer is None else raw + self.mixer(hidden, covariates)
+
+
+class _CovariateMixer(nn.Module):
+    def __init__(self, config: SegRNNConfig, num_covariates: int, num_channels: int) -> None:
+        super().__init__()
+        self.segment_length = config.segment_length
+        self.step_projection = nn.Linear(config.hidden_size, config.segment_length * STEP_FEATURES)
+        self.mixer = nn.Linear(STEP_FEATURES + num_covariates, MIXED_FEATURES)
+        self.projection = nn.Linear(MIXED_FEATURES, num_channels, bias=False)
+
+    def forward(self, hidden: Float[Tensor, "B M D"], covariates: Float[Tensor, "B H E"]) -> Float[Tensor, "B H K"]:
+        steps = torch.relu(_join_segments(self.step_projection(hidden), self.segment_length))
+        joined = torch.cat((steps[:, : covariates.shape[1]], covariates), dim=-1)
+        change: Tensor = self.projection(torch.relu(self.mixer(joined)))
+        return change
+
+
+def step_from_one_state(
+    cell: LayerWeights, inputs: Float[Tensor, "M C"], state: Float[Tensor, "B D"]
+) -> Float[Tensor, "B M D"]:
+    """One GRU step for every pair of an input and a state.
+
+    A GRU adds the product of its input to the product of its state before any nonlinearity. The inputs are the same for
+    all windows and the state is the same for all segments, so M + B rows are multiplied instead of M B.
+
+    Args:
+        cell: Weights of a GRU layer, gates in torch's order.
+        inputs: One per segment.
+        state: One per window.
+
+    Returns:
+        The new state of every window for every segment.
+    """
+    from_input = functional.linear(inputs, cell.weight_ih, cell.bias_ih)[None]
+    from_state = functional.linear(state, cell.weight_hh, cell.bias_hh)[:, None]
+    size = state.shape[-1]
+    # As few passes over B M D numbers as there can be: they cost more than the products now.
+    gates = (from_input[..., : 2 * size] + from_state[..., : 2 * size]).sigmoid_()
+    reset, update = gates.split(size, dim=-1)
+    new = torch.addcmul(from_input[..., 2 * size :], reset, from_state[..., 2 * size :]).tanh_()
+    return torch.lerp(new, state[:, None], update)
+
+
+def _join_segments(segments: Float[Tensor, "B M SK"], segment_length: int) -> Float[Tensor, "B MS K"]:
+    batch, count, width = segments.shape
+    return segments.reshape(batch, count * segment_length, width // segment_length)
+
+
+@final
+class SegmentForecaster(RecurrentForecaster):
+    """Segments of the context through a linear map and a GRU, the horizon from its final state.
+
+    The context is filled up with unobserved steps in front where it is no multiple of the segment.
+
+    Args:
+        config: Sizes.
+    """
+
+    config: SegRNNConfig
+
+    def __init__(self, config: SegRNNConfig) -> None:
+        super().__init__(config)
+        # Per step: scaled y, whether it was observed, the past covariates; per segment: the static ones.
+        step_channels = 2 + config.num_past_covariates
+        self.embedding = nn.Linear(
+            config.segment_length * step_channels + config.num_static_covariates, config.hidden_size
+        )
+        self.encoder = RecurrentEncoder(config, config.hidden_size)
+        self.decoder = SegmentDecoder(config, self.output.num_channels)
+
+    def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H K"]:
+        """Encode segment by segment, decode all segments of the horizon at once."""
+        updates = None if truncation_steps is None else -(-truncation_steps // self.config.segment_length)
+        encoded = self.encoder(self.encoder_inputs(inputs), truncation_steps=updates)
+        static = inputs.static_covariates[:, None].expand(-1, self.config.horizon, -1)
+        covariates = torch.cat((inputs.future_covariates, static), dim=-1)
+        top = layer_weights(cast("RecurrentLayer", self.encoder.layers[-1]))
+        return self.output.constrain(self.decoder(encoded.states[-1][0][-1], top, covariates))
+
+    def encoder_inputs(self, inputs: ForecastInputs) -> Float[Tensor, "B U D"]:
+        """A segment at a time, through a linear map and a ReLU."""
+        return torch.relu(self.embedding(self.segments(inputs)))
+
+    def segments(self, inputs: ForecastInputs) -> Float[Tensor, "B U C"]:
+        """Channels per update: the steps of a segment one after another, then the static covariates."""
+        observed = inputs.observed_mask.to(inputs.context.dtype)
+        steps = torch.cat((inputs.context[..., None], observed[..., None], inputs.past_covariates), dim=-1)
+        count = self.config.num_updates
+        missing = count * self.config.segment_length - steps.shape[1]
+        flat = functional.pad(steps, (0, 0, missing, 0)).reshape(steps.shape[0], count, -1)
+        return torch.cat((flat, inputs.static_covariates[:, None].expand(-1, count, -1)), dim=-1)
+
+    def layers(self) -> dict[str, nn.Module]:
+        """`embedding`, `gru.0`, ..., `decoder`."""
+        return {"embedding": self.embedding} | self.recurrent_layers() | {"decoder": self.decoder}
+
+    def relu_layers(self) -> dict[str, tuple[nn.Module, ...]]:
+        """The embedding of segments, and what joins state and covariates."""
+        mixer = self.decoder.mixer
+        parts: dict[str, tuple[nn.Module, ...]] = {"embedding": (self.embedding,)}
+        return parts if mixer is None else parts | {"decoder": (mixer.step_projection, mixer.mixer)}
