@@ -10,9 +10,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # Small LSTMs run slower with several threads per process, and tests run in several processes.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST_ARGS ?= -q -n 2
+FUZZ_EXAMPLES ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check lint types contracts format docs bench serve up clean
+.PHONY: help setup setup-dev demo test check fuzz lint types contracts format docs bench serve up clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,9 @@ test: setup-dev ## Run every test (PYTEST_ARGS="..." narrows it).
 	@$(TEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: lint types contracts test ## Everything a change must pass: lint, types, import contracts, tests.
+
+fuzz: setup-dev ## Schemathesis on every route for some minutes (FUZZ_EXAMPLES requests per route).
+	@$(TEST_ENV) GRADCAST_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -q -n 0 tests/integration/service/test_service_openapi.py
 
 lint: setup-dev ## Ruff: rules and formatting.
 	@$(BIN)/ruff check .

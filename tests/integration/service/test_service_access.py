@@ -19,7 +19,7 @@ BODY = {"model": "plain", "series": [series()]}
 def keyed(launch, shared_store, tmp_path, monkeypatch):
     """A service that asks for keys, its store of keys, and a function that asks it with a token."""
     monkeypatch.setattr("app.access.keys.RELOAD_SECONDS", 0.0)
-    settings = {"open": "never", "keys_directory": tmp_path / "keys", "jobs_directory": tmp_path / "jobs", "job_workers": 0}
+    settings = {"models": ("plain",), "open": "never", "keys_directory": tmp_path / "keys", "jobs_directory": tmp_path / "jobs", "job_workers": 0}
 
     def start(**more):
         client = launch(shared_store, **settings, **more)
