@@ -1,4 +1,4 @@
-"""What stands in front of every route: guard, limit on bodies, id of the request, and headers that browsers obey."""
+"""What stands in front of every route: guard, id of the request, and headers that browsers obey."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from fastapi import Request
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.guard import STRANGER, Caller, Guard
@@ -26,13 +25,10 @@ SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-MAX_DOCUMENT_BYTES = 1024 * 1024
-# These read their bodies with limits of their own.
-_OWN_LIMITS = ("/forecast", "/datasets", "/invocations", "/v1/timeseries/forecast", "/v2/")
 
 
 class AccessMiddleware:
-    """Admits, limits and labels every request.
+    """Admits and labels every request.
 
     Args:
         app: The application.
@@ -72,7 +68,7 @@ class AccessMiddleware:
                 self._guard.note_refusal(caller, f"{scope['method']} {scope['path']}", problem, request_id)
                 await build_problem_response(Request(scope), problem)(scope, receive, send_labelled)
             else:
-                await self._answer(scope, _limited(scope, receive), send_labelled, lambda: status > 0)
+                await self._answer(scope, receive, send_labelled, lambda: status > 0)
         finally:
             if problem is None and caller is not STRANGER:
                 self._guard.note_answer(caller, scope["method"], scope["path"], status, request_id)
@@ -119,20 +115,3 @@ def log_access(scope: Scope, caller: Caller, status: int, seconds: float) -> Non
     }  # fmt: skip
     text = "%s %s answered with %d in %.1f ms"
     access_logger.info(text, scope["method"], route, status, 1000.0 * seconds, extra={"facts": facts})
-
-
-def _limited(scope: Scope, receive: Receive) -> Receive:
-    """`receive` that ends a request whose body is larger than any document has reason to be."""
-    if scope["method"] in ("GET", "HEAD") or scope["path"].startswith(_OWN_LIMITS):
-        return receive
-    num_bytes = 0
-
-    async def receive_some() -> Message:
-        nonlocal num_bytes
-        message = await receive()
-        num_bytes += len(message.get("body", b""))
-        if num_bytes > MAX_DOCUMENT_BYTES:
-            raise HTTPException(413, f"The body must be at most {MAX_DOCUMENT_BYTES} bytes", {"Connection": "close"})
-        return message
-
-    return receive_some

@@ -8,7 +8,6 @@ import pytest
 
 from app.access.guard import STRANGER
 from app.access.keys import KeyStore
-from app.access.middleware import MAX_DOCUMENT_BYTES
 from app.access.scopes import PUBLIC, SCOPES, Scope, required_scopes
 from tests.integration.service.service_bundles import series
 
@@ -19,7 +18,8 @@ BODY = {"model": "plain", "series": [series()]}
 def keyed(launch, shared_store, tmp_path, monkeypatch):
     """A service that asks for keys, its store of keys, and a function that asks it with a token."""
     monkeypatch.setattr("app.access.keys.RELOAD_SECONDS", 0.0)
-    settings = {"models": ("plain",), "open": "never", "keys_directory": tmp_path / "keys", "jobs_directory": tmp_path / "jobs", "job_workers": 0}
+    folders = {"keys_directory": tmp_path / "keys", "jobs_directory": tmp_path / "jobs"}
+    settings = {"models": ("plain",), "open": "never", "job_workers": 0, **folders}
 
     def start(**more):
         client = launch(shared_store, **settings, **more)
@@ -159,13 +159,6 @@ def test_every_answer_carries_the_headers_that_browsers_obey(keyed):
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert len(headers.get_list("content-security-policy")) == 1
-
-
-def test_bodies_of_every_route_are_limited(client):
-    """A body that no configuration needs is refused unread: with its length, and without one."""
-    for options in ({"content": b" " * (MAX_DOCUMENT_BYTES + 1)}, {"content": iter([b" " * 65536] * 20)}):
-        answer = client.post("/jobs", headers={"Content-Type": "application/json"}, **options)
-        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
 def test_every_route_says_which_scope_it_asks_for(client):
