@@ -167,7 +167,10 @@ class Client:
         kind = "application/json" if isinstance(body, Mapping) else "application/octet-stream"
         give_up_at = time.monotonic() + self._patience_seconds
         while True:
-            request = urllib.request.Request(self._base_url + path, content, self._headers, method=method)  # noqa: S310
+            request = urllib.request.Request(self._base_url + path, content, method=method)  # noqa: S310  the user's own URL
+            for name, value in self._headers.items():
+                # A redirection to another host does not take the key along.
+                request.add_unredirected_header(name, value)
             if content:
                 request.add_header("Content-Type", kind)
             try:

@@ -28,7 +28,7 @@ PHASES = {
     "prepare": "training.pipeline:prepare",
     "open": "training.pipeline:describe_run",
     "fit": "training.loop:train_step",
-    "check": "training.loop:validation_loss",
+    "check": "training.loop:validate",
     "backtest": "training.evaluation:Evaluation.run_all",
     "publish": "training.pipeline:save_bundle",
     "register": "training.pipeline:_register",

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import email.message
 import re
 import shlex
 import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import numpy as np
 import pandas as pd
@@ -56,14 +52,6 @@ def asked(server):
     return client
 
 
-def test_importing_the_client_imports_nothing_heavy(repository):
-    """A program that only asks needs neither torch, a web framework, pandas nor numpy."""
-    heavy = {"torch", "fastapi", "starlette", "uvicorn", "pandas", "numpy", "mlflow"}
-    program = f"import sys, app.client; print(*sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.split() == []
-
-
 def test_the_client_forecasts(asked):
     """Typed answers: a known series by name, intervals by key, one bad series beside a good one."""
     answer = asked.forecast([{"unique_id": "us_gasoline"}, series("b")], model="gasoline", level=[80], horizon=2)
@@ -99,30 +87,6 @@ def test_the_client_uploads_trains_and_looks(asked):
         asked.promote("gasoline", 3)
     with pytest.raises(ServiceError, match="run_not_found"):
         asked.gradients("nothing")
-
-
-def test_the_client_waits_as_long_as_it_is_told(monkeypatch):
-    """A 429 with Retry-After is tried again within the patience, and raised after it."""
-    headers = email.message.Message()
-    headers["Retry-After"] = "1"
-    slept, answers = [], []
-
-    def refuse(request, timeout):
-        answers.append(request.full_url)
-        raise urllib.error.HTTPError(request.full_url, 429, "busy", headers, None)
-
-    clock = [0.0]
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr("app.client.time.monotonic", lambda: clock[0])
-
-    def sleep(seconds):
-        slept.append(seconds)
-        clock[0] += seconds
-
-    monkeypatch.setattr("app.client.time.sleep", sleep)
-    with pytest.raises(ServiceError) as refusal:
-        Client(patience_seconds=2.5).models()
-    assert (refusal.value.status, slept, len(answers)) == (429, [1.0, 1.0], 3)
 
 
 def curls(repository):
