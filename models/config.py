@@ -16,8 +16,11 @@ DISTRIBUTION_NAMES: tuple[DistributionName, ...] = get_args(DistributionName)
 # Counts have no negative values, and zero must stay zero: only a scale may be taken from them.
 COUNT_HEADS: tuple[HeadName, ...] = ("negative_binomial", "poisson")
 COUNT_SCALERS: tuple[ScalerName, ...] = ("mean_abs", "none")
-DecoderName = Literal["direct"]
+DecoderName = Literal["direct", "recursive"]
 CellName = Literal["rnn", "gru", "lstm"]
+# What a step can be followed by: a draw, or the point itself.
+RECURSIVE_HEADS: tuple[HeadName, ...] = ("point", *DISTRIBUTION_NAMES)
+DEFAULT_PATHS, MAX_PATHS = 100, 10_000
 MAX_QUANTILE_LEVELS = 99
 
 
@@ -100,7 +103,8 @@ class RecurrentConfig(NetworkConfig):
         initialization: How the recurrent weights and biases start; see `models.initialization`.
         forget_bias: Total bias of the forget (GRU: update) gate at the start, overriding the initialization.
         init_gain: Factor on the recurrent matrices at the start.
-        decoder: How the final state becomes a horizon.
+        decoder: How the final state becomes a horizon: `direct`, all steps at once; `recursive`, one after another.
+        num_paths: Sampled paths that the quantiles of a recursive decoder rest on.
         cell: Kind of the recurrent layers, and their name in reports.
     """
 
@@ -111,7 +115,14 @@ class RecurrentConfig(NetworkConfig):
     forget_bias: float | None = None
     init_gain: float | None = Field(default=None, gt=0.0)
     decoder: DecoderName = "direct"
+    num_paths: int = Field(default=DEFAULT_PATHS, ge=1, le=MAX_PATHS)
     cell: ClassVar[CellName]
+
+    @model_validator(mode="after")
+    def _paths_are_drawn_from_distributions(self) -> Self:
+        if self.decoder == "recursive" and self.head not in RECURSIVE_HEADS:
+            raise ValueError(f"head must be {' or '.join(RECURSIVE_HEADS)} for the recursive decoder: it draws from it")
+        return self
 
     @property
     def steps_per_update(self) -> int:

@@ -69,7 +69,18 @@ class RecurrentEncoder(nn.Module):
         """
         if truncation_steps is not None and truncation_steps < inputs.shape[1]:
             return self._forward_truncated(inputs, states, truncation_steps)
-        states = self.initial_states(inputs) if states is None else states
+        return self.advance(inputs, self.initial_states(inputs) if states is None else states)
+
+    def advance(self, inputs: Float[Tensor, "B L C"], states: list[LayerState]) -> EncoderOutput:
+        """Go on from states. Instruments watch `forward`, the pass over the context; a decoder's own steps are no part of it.
+
+        Args:
+            inputs: Channels per step, oldest first.
+            states: Per layer.
+
+        Returns:
+            Outputs of the top layer and the final state of every layer.
+        """
         final: list[LayerState] = []
         for index, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             if index > 0:

@@ -136,7 +136,7 @@ def train_step(
         NumericalError: If loss or gradient is not finite; the weights are untouched then.
     """
     with autocast(fit.precision, batch.target.device):
-        forecast = forecaster.forward_scaled(batch.inputs, fit.tbptt_steps)
+        forecast = forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask, fit.tbptt_steps)
         loss = loss_function(forecast, batch.target, batch.target_mask, scale_floor)
     for parameter in gradient_norms.parameters:  # what optimizer.zero_grad does, without the records of its profiler
         parameter.grad = None
@@ -164,7 +164,7 @@ def validation_loss(forecaster: Forecaster, data: FitData, loss_function: Foreca
     forecaster.eval()
     totals = torch.zeros(2, dtype=torch.float64)
     for batch in validation_batches(data):
-        forecast = forecaster.forward_scaled(batch.inputs)
+        forecast = forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask)
         sums = loss_function.sums(forecast, batch.target, batch.target_mask, data.floor(batch))
         totals += torch.stack(sums).double().cpu()
     forecaster.train()
@@ -316,7 +316,7 @@ class Fit:
         error = NumericalError(f"validation loss at step {self.state.step}", "finite", str(val_loss))
         self.forecaster.eval()
         for batch in validation_batches(self.data):
-            forecast = self.forecaster.forward_scaled(batch.inputs)
+            forecast = self.forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask)
             loss = self.loss_function(forecast, batch.target, batch.target_mask, self.data.floor(batch))
             if not bool(torch.isfinite(loss)):
                 error.loss = loss.item()

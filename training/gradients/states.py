@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -52,23 +52,23 @@ def measure_dead_units(forecaster: RecurrentForecaster, inputs: ForecastInputs) 
         `state/<part>.dead`, such as `state/decoder.dead`: the largest share of dead units of the part's ReLU layers,
         since any one alone cuts the forecast off from the past.
     """
-    shares: dict[str, list[Tensor]] = {part: [] for part in forecaster.relu_layers()}
+    parts = forecaster.relu_layers()
+    seen: dict[nn.Module, list[Tensor]] = {layer: [] for layers in parts.values() for layer in layers}
 
-    def keeper(part: str) -> Callable[[nn.Module, object, Tensor], None]:
-        return lambda _module, _arguments, before_relu: shares[part].append(dead_share(before_relu))
+    def keep(module: nn.Module, _arguments: object, before_relu: Tensor) -> None:
+        seen[module].append(before_relu.flatten(0, -2))
 
-    handles = [
-        layer.register_forward_hook(keeper(part))
-        for part, layers in forecaster.relu_layers().items()
-        for layer in layers
-    ]
+    handles = [layer.register_forward_hook(keep) for layer in seen]
     try:
         with dropout_off(forecaster):
             forecaster.forward_scaled(inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return {f"state/{part}.dead": float(torch.stack(found).max()) for part, found in shares.items() if found}
+    # A recursive decoder runs its layer once per step: all steps count together.
+    shares = {layer: dead_share(torch.cat(outputs)) for layer, outputs in seen.items() if outputs}
+    found = {part: [shares[layer] for layer in layers if layer in shares] for part, layers in parts.items()}
+    return {f"state/{part}.dead": float(torch.stack(each).max()) for part, each in found.items() if each}
 
 
 def dead_share(values: Float[Tensor, "*places D"]) -> Float[Tensor, ""]:
