@@ -17,7 +17,9 @@ DISTRIBUTION_NAMES: tuple[DistributionName, ...] = get_args(DistributionName)
 COUNT_HEADS: tuple[HeadName, ...] = ("negative_binomial", "poisson")
 COUNT_SCALERS: tuple[ScalerName, ...] = ("mean_abs", "none")
 DecoderName = Literal["direct", "recursive"]
-CellName = Literal["rnn", "gru", "lstm"]
+CellName = Literal["rnn", "gru", "lstm", "mingru", "minlstm"]
+# Cells without a matrix from state to state.
+MINIMAL_CELLS: tuple[CellName, ...] = ("mingru", "minlstm")
 # What a step can be followed by: a draw, or the point itself.
 RECURSIVE_HEADS: tuple[HeadName, ...] = ("point", *DISTRIBUTION_NAMES)
 DEFAULT_PATHS, MAX_PATHS = 100, 10_000
@@ -157,6 +159,20 @@ class LSTMConfig(RecurrentConfig):
     cell: ClassVar[CellName] = "lstm"
 
 
+class MinGRUConfig(RecurrentConfig):
+    """Minimal GRU, all steps at once (Feng et al. 2024, 2410.01201)."""
+
+    architecture: Literal["mingru"] = "mingru"
+    cell: ClassVar[CellName] = "mingru"
+
+
+class MinLSTMConfig(RecurrentConfig):
+    """Minimal LSTM, all steps at once (Feng et al. 2024, 2410.01201)."""
+
+    architecture: Literal["minlstm"] = "minlstm"
+    cell: ClassVar[CellName] = "minlstm"
+
+
 class SegRNNConfig(RecurrentConfig):
     """Segment recurrent network (Lin et al. 2023, 2308.11200): a GRU that takes a whole segment per update.
 
@@ -180,7 +196,7 @@ class SegRNNConfig(RecurrentConfig):
         return -(-self.horizon // self.segment_length)
 
 
-StepwiseConfig = RNNConfig | GRUConfig | LSTMConfig
-SomeNetworkConfig = LinearConfig | RNNConfig | GRUConfig | LSTMConfig | SegRNNConfig
+StepwiseConfig = RNNConfig | GRUConfig | LSTMConfig | MinGRUConfig | MinLSTMConfig
+SomeNetworkConfig = LinearConfig | StepwiseConfig | SegRNNConfig
 AnyNetworkConfig = Annotated[SomeNetworkConfig, Field(discriminator="architecture")]
 NETWORK_CONFIG_ADAPTER: TypeAdapter[SomeNetworkConfig] = TypeAdapter(AnyNetworkConfig)

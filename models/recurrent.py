@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from models.config import RecurrentConfig, RNNConfig
 from models.initialization import RecurrentLayer, initialize_layer
+from models.minimal import MinGRU, MinLSTM
 
-# (h,) for rnn and gru, (h, c) for lstm; each 1 x B x D.
+# (h, c) for lstm, (h,) for the others; each 1 x B x D.
 LayerState = tuple[Tensor, ...]
 
 
@@ -107,6 +108,10 @@ class RecurrentEncoder(nn.Module):
 def _build_layer(config: RecurrentConfig, input_size: int) -> RecurrentLayer:
     if isinstance(config, RNNConfig):
         return nn.RNN(input_size, config.hidden_size, nonlinearity=config.nonlinearity, batch_first=True)
+    if config.cell == "mingru":
+        return MinGRU(input_size, config.hidden_size)
+    if config.cell == "minlstm":
+        return MinLSTM(input_size, config.hidden_size)
     if config.cell == "gru":
         return nn.GRU(input_size, config.hidden_size, batch_first=True)
     return nn.LSTM(input_size, config.hidden_size, batch_first=True)

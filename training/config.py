@@ -25,11 +25,11 @@ from models.config import (
 )
 from training.errors import ConfigurationError, Problem
 
-ArchitectureName = Literal["linear", "rnn", "gru", "lstm", "segrnn"]
-# Where one set of defaults would not do justice to all: segrnn as its paper trains it (Lin et al. 2023, 2308.11200).
-ARCHITECTURE_DEFAULTS: dict[str, dict[str, Any]] = {"segrnn": {"hidden_size": 512, "dropout": 0.5, "scaler": "last"}}
+ArchitectureName = Literal["linear", "rnn", "gru", "lstm", "mingru", "minlstm", "segrnn"]
+# Where one set of defaults would not do justice to all: whole segments need wider states (docs/networks.md has figures).
+ARCHITECTURE_DEFAULTS: dict[str, dict[str, Any]] = {"segrnn": {"hidden_size": 128, "dropout": 0.1}}
 # Architectures whose state takes one step after another.
-STEPWISE: tuple[ArchitectureName, ...] = ("rnn", "gru", "lstm")
+STEPWISE: tuple[ArchitectureName, ...] = ("rnn", "gru", "lstm", "mingru", "minlstm")
 DataFormat = Literal["auto", "long", "wide", "tsf"]
 FillPolicy = Literal["mask", "ffill", "linear", "zero", "error"]
 IrregularPolicy = Literal["error", "resample"]
@@ -108,7 +108,7 @@ class ModelConfig(_Section):
     """The network."""
 
     architecture: ArchitectureName = "lstm"
-    """Network: linear, rnn, gru, lstm or segrnn."""
+    """Network: linear, rnn, gru, lstm, mingru, minlstm or segrnn."""
     context_length: int | None = Field(default=None, ge=1, le=100_000)
     """Past steps the network sees; null = covers the need, a season and two horizons."""
     horizon: int | None = Field(default=None, ge=1, le=100_000)

@@ -47,5 +47,5 @@ def test_every_future_is_a_column_and_a_seed_repeats_them() -> None:
 
 def test_a_model_that_draws_nothing_is_asked_in_vain() -> None:
     """With what to train instead."""
-    with pytest.raises(SamplesError, match="decoder direct and head normal instead. Train with model.decoder=recursive"):
+    with pytest.raises(SamplesError, match="decoder direct and head normal instead"):
         sample_frame(bundle(), recent(), num_paths=2, seed=0)

@@ -48,7 +48,7 @@ def test_an_impossible_combination_is_refused_with_its_key(
 def test_an_architecture_and_a_head_bring_their_defaults() -> None:
     """What is written down beats them; everything else keeps the common ones."""
     segments = build_config({"model": {"architecture": "segrnn", "hidden_size": 32}}).model
-    assert (segments.hidden_size, segments.dropout, segments.scaler) == (32, 0.5, "last")
+    assert (segments.hidden_size, segments.dropout, segments.scaler) == (32, 0.1, "standard")
     assert build_config({"model": {"architecture": "segrnn", "head": "poisson"}}).model.scaler == "mean_abs"
     assert build_config({"model": {"head": "negative_binomial"}}).model.scaler == "mean_abs"
     assert build_config({"model": {"decoder": "recursive"}}).model.head == "student_t"

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.forecaster import ForecastInputs, RecurrentForecaster
+from models.minimal import MinimalLayer
 from training.gradients.trace import LayerTrace, dropout_off
 
 # Beyond this tanh passes less than 2 % of a gradient.
@@ -34,7 +35,7 @@ def measure_states(traces: Sequence[LayerTrace]) -> dict[str, float]:
     for trace in traces:
         if isinstance(trace.layer, nn.RNN) and trace.layer.nonlinearity == "relu":
             numbers[f"state/{trace.name}.dead"] = dead_share(trace.outputs)
-        else:
+        elif not isinstance(trace.layer, MinimalLayer):  # whose states have no bound to sit at
             beyond = (trace.outputs.abs() > SATURATED_STATE).double().mean(dim=(0, 1))
             numbers[f"state/{trace.name}.saturated"] = (beyond > MOST_STEPS).double().mean()
     return dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True)) if numbers else {}
