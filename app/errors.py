@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -190,11 +190,14 @@ def as_problem(error: GradcastError) -> ProblemError:
 
 def install_handlers(app: FastAPI) -> None:
     """Answer every error of `app` with a problem document."""
-    app.add_exception_handler(ProblemError, _on_problem)
-    app.add_exception_handler(GradcastError, _on_gradcast_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_unexpected)
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+
+
+async def respond_to(request: Request, error: Exception) -> Response:
+    """The answer to an error that no framework has caught."""
+    handler = next(handler for kind, handler in _HANDLERS.items() if isinstance(error, kind))
+    return await handler(request, error)
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
@@ -230,3 +233,12 @@ async def _on_unexpected(request: Request, error: Exception) -> Response:
     logger.error("incident %s: %s %s", incident, request.method, request.url.path, exc_info=error)
     detail = "The service failed on this request; the log holds the incident."
     return build_problem_response(request, ProblemError("internal_error", detail, extensions={"incident": incident}))
+
+
+_HANDLERS: Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    ProblemError: _on_problem,
+    GradcastError: _on_gradcast_error,
+    RequestValidationError: _on_validation_error,
+    HTTPException: _on_http_exception,
+    Exception: _on_unexpected,
+}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any
@@ -14,15 +13,16 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import install_handlers
 from app.jobs.board import JobBoard
 from app.jobs.datasets import DatasetStore
 from app.jobs.limits import inspection_limits
+from app.middleware import MeasuringMiddleware, ShortcutMiddleware
 from app.routes import datasets, forecast, health, jobs, metrics, models, runs, web
 from app.schemas.forecast import ForecastRequest
 from app.schemas.problem import ProblemBody
+from app.services.admission import Admission
 from app.services.catalog import Catalog
 from app.services.engine import InferenceEngine
 from app.services.forecasting import ForecastService
@@ -58,7 +58,10 @@ def create_app(settings: ServiceSettings | None = None, source: ModelSource | No
         cache_directory=None if settings.bundle is not None else settings.cache_directory,
     )
     app.state.engine = engine = InferenceEngine(
-        service_metrics, settings.max_queue_windows, settings.max_batch_windows, settings.num_threads
+        service_metrics,
+        Admission(settings.max_queue_windows, settings.max_batch_windows, settings.max_wait_seconds),
+        settings.max_batch_windows,
+        settings.num_threads,
     )
     app.state.forecasting = ForecastService(catalog, engine, service_metrics, settings)
     app.state.datasets = dataset_store = DatasetStore(
@@ -73,6 +76,8 @@ def create_app(settings: ServiceSettings | None = None, source: ModelSource | No
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=web.STATIC))
     install_handlers(app)
+    # The last one added is the outermost.
+    app.add_middleware(ShortcutMiddleware, routes={"/forecast": forecast.forecast})
     app.add_middleware(MeasuringMiddleware, metrics=service_metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
     return app
@@ -101,44 +106,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.catalog.stop()
         app.state.engine.stop()
         app.state.forecasting.close()
-
-
-class MeasuringMiddleware:
-    """Counts and times every request by its route's template, so that paths cannot flood the metrics.
-
-    Args:
-        app: The application.
-        metrics: Where to count.
-    """
-
-    def __init__(self, app: ASGIApp, metrics: ServiceMetrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and note how it ended."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        begin = time.perf_counter()
-        status = 500
-
-        async def note_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, note_status)
-        finally:
-            self._observe(scope, status, time.perf_counter() - begin)
-
-    def _observe(self, scope: Mapping[str, Any], status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if route != "unmatched" else "ANY"
-        self._metrics.request_seconds.labels(route, method).observe(seconds)
-        self._metrics.requests.labels(route, method, str(status)).inc()
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

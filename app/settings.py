@@ -42,6 +42,8 @@ class ServiceSettings(BaseSettings):
     """Versions kept loaded beside the default ones, for requests that name an alias or a version."""
     max_queue_windows: int = Field(default=4096, ge=1)
     """Windows admitted at once; more are refused with 429."""
+    max_wait_seconds: float = Field(default=0.03, ge=0.0)
+    """Expected wait beyond which a request is refused with 429, unless it fits into the next pass or itself takes longer."""
     max_batch_windows: int = Field(default=256, ge=4)
     """Windows in one forward pass at most."""
     num_preparers: int = Field(default=1, ge=1)

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Make one virtual environment per library that fit_speed.py compares with, below benchmarks/.peers/ (ignored by git).
-# usage: benchmarks/setup_peers.sh [NAME...]     names: neuralforecast darts gluonts pytorch-forecasting; default: all
+# Make one virtual environment per library that fit_speed.py and serving/run.py compare with, below benchmarks/.peers/ (ignored by git).
+# usage: benchmarks/setup_peers.sh [NAME...]     names: neuralforecast darts gluonts pytorch-forecasting litserve bentoml; default: the first four
 # Every environment gets the same torch as constraints.txt, so that the libraries are compared and not their torch.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,6 +13,8 @@ declare -A packages=(
     [neuralforecast]="neuralforecast==3.3.0"
     [darts]="darts==0.48.1 pytorch-lightning"
     [gluonts]="gluonts[torch]==0.17.0"
+    [litserve]="litserve==0.2.19 torch safetensors numpy"
+    [bentoml]="bentoml==1.4.40 torch safetensors numpy"
     [pytorch-forecasting]="pytorch-forecasting==1.8.0"
 )
 

@@ -17,6 +17,7 @@ DISTRIBUTION_NAMES: tuple[DistributionName, ...] = get_args(DistributionName)
 COUNT_HEADS: tuple[HeadName, ...] = ("negative_binomial", "poisson")
 COUNT_SCALERS: tuple[ScalerName, ...] = ("mean_abs", "none")
 DecoderName = Literal["direct", "recursive"]
+SkipName = Literal["none", "linear"]
 CellName = Literal["rnn", "gru", "lstm", "mingru", "minlstm"]
 # Cells without a matrix from state to state.
 MINIMAL_CELLS: tuple[CellName, ...] = ("mingru", "minlstm")
@@ -107,6 +108,7 @@ class RecurrentConfig(NetworkConfig):
         init_gain: Factor on the recurrent matrices at the start.
         decoder: How the final state becomes a horizon: `direct`, all steps at once; `recursive`, one after another.
         num_paths: Sampled paths that the quantiles of a recursive decoder rest on.
+        skip: What goes from the window straight to the decoder, past the recurrence; see `models.skip`.
         cell: Kind of the recurrent layers, and their name in reports.
     """
 
@@ -118,12 +120,15 @@ class RecurrentConfig(NetworkConfig):
     init_gain: float | None = Field(default=None, gt=0.0)
     decoder: DecoderName = "direct"
     num_paths: int = Field(default=DEFAULT_PATHS, ge=1, le=MAX_PATHS)
+    skip: SkipName = "none"
     cell: ClassVar[CellName]
 
     @model_validator(mode="after")
     def _paths_are_drawn_from_distributions(self) -> Self:
         if self.decoder == "recursive" and self.head not in RECURSIVE_HEADS:
             raise ValueError(f"head must be {' or '.join(RECURSIVE_HEADS)} for the recursive decoder: it draws from it")
+        if self.decoder == "recursive" and self.skip != "none":
+            raise ValueError("skip must be none for the recursive decoder: it makes the horizon step by step")
         return self
 
     @property
@@ -183,6 +188,7 @@ class SegRNNConfig(RecurrentConfig):
     architecture: Literal["segrnn"] = "segrnn"
     segment_length: int = Field(default=24, ge=1, le=100_000)
     decoder: Literal["direct"] = "direct"
+    skip: Literal["none"] = "none"
     cell: ClassVar[CellName] = "gru"
 
     @property

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from models.config import SkipName
 from training.config import TrainingConfig, build_config
 from training.data.panel import Panel
 from training.data_need import find_need, steps_to_cover
@@ -21,6 +22,8 @@ HORIZON_WITHOUT_SEASON = 8
 LONGEST_SEGMENT = 24
 # A series must hold the context once, and the horizon for training, validation and test.
 MIN_SHARE = 3
+# Architectures that get a linear way past the recurrence where their settings are left alone.
+SKIPPING = ("gru", "lstm")
 
 
 class Choices(NamedTuple):
@@ -62,6 +65,8 @@ def resolve_choices(config: TrainingConfig, panel: Panel) -> Choices:
         chosen.choose("model.segment_length", *_segment_length(season, horizon))
     chosen.choose("optimizer.schedule", "one_cycle", f"for a budget of {config.fit.max_steps} steps")
     chosen.choose("tracking.model_name", model_name(config.data.path), "from the data file")
+    if config.model.architecture != "linear":
+        chosen.choose("model.skip", *_skip(config))
     if config.model.initialization is None:
         chosen.choose("model.initialization", *choose_initialization(chosen.config(), panel, steps_to_cover(need)))
     return Choices(chosen.config(), tuple(chosen.notes), need)
@@ -125,6 +130,19 @@ def _context_length(panel: Panel, need: Need | None, season: int, horizon: int, 
     parts = [f"a need of {steps} steps"] if steps > 1 else []
     parts += [f"a season of {season}"] if season > 1 else []
     return wanted, f"covers {', '.join([*parts, 'two horizons'])}"
+
+
+def _skip(config: TrainingConfig) -> tuple[SkipName, str]:
+    model = config.model
+    if model.architecture not in SKIPPING:
+        return "none", f"{model.architecture} is kept as it is known"
+    if model.decoder == "recursive":
+        return "none", "a recursive decoder makes the horizon step by step"
+    by_hand = [name for name in ("initialization", "forget_bias", "init_gain") if getattr(model, name) is not None]
+    by_hand += ["num_layers"] if model.num_layers > 2 else []
+    if by_hand or config.fit.tbptt_steps is not None:
+        return "none", "whoever sets how the recurrence starts or ends wants to see what it does alone"
+    return "linear", "what a linear map of the window can do need not be learned through the recurrence"
 
 
 def _segment_length(season: int, horizon: int) -> tuple[int, str]:

@@ -22,6 +22,7 @@ from models.config import (
     HeadName,
     InitializationName,
     ScalerName,
+    SkipName,
 )
 from training.errors import ConfigurationError, Problem
 
@@ -130,11 +131,13 @@ class ModelConfig(_Section):
     init_gain: float | None = Field(default=None, gt=0.0)
     """Factor on the recurrent matrices at the start; null = 1."""
     scaler: ScalerName = "standard"
-    """Per-window scaling: standard, mean_abs, robust, last, revin or none (segrnn: last; counts: mean_abs)."""
+    """Per-window scaling: standard, mean_abs, robust, last, revin or none (counts: mean_abs)."""
     decoder: DecoderName = "direct"
     """How the final state becomes the horizon: direct (all steps at once) or recursive (each from the one before)."""
     num_paths: int = Field(default=DEFAULT_PATHS, ge=1, le=MAX_PATHS)
     """Sampled paths that the quantiles of the recursive decoder rest on."""
+    skip: SkipName | None = None
+    """Past the recurrence: linear hands the decoder a linear forecast; null = linear for gru and lstm left as they are."""
     head: HeadName = "quantile"
     """Output per step: point, quantile, or a distribution: normal, student_t, negative_binomial, poisson (counts)."""
     quantile_levels: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -195,7 +198,7 @@ class FitConfig(_Section):
     val_check_steps: int = Field(default=100, ge=1)
     """Steps between validation losses (and checkpoints)."""
     patience: int | None = Field(default=5, ge=1)
-    """Checks without improvement before stopping; null = never stop early."""
+    """Checks in a row clearly worse than the best before stopping; null = never stop early."""
     min_delta: float = Field(default=0.0, ge=0.0)
     """Smallest decrease of the validation loss that counts as improvement."""
     tbptt_steps: int | None = Field(default=None, ge=1)
@@ -339,6 +342,9 @@ def _impossible_networks(model: ModelConfig) -> Iterable[Problem]:
     elif model.decoder == "recursive" and model.head not in RECURSIVE_HEADS:
         message = f"recursive draws every step from a distribution, which model.head: {model.head} is not."
         yield Problem("config_conflict", "model.decoder", message, f"Use model.head: {', '.join(RECURSIVE_HEADS)}.")
+    if model.decoder == "recursive" and model.skip == "linear":
+        message = "linear hands over a whole horizon, and a recursive decoder makes it step by step."
+        yield Problem("config_conflict", "model.skip", message, "Set model.skip: none.")
 
 
 def load_config(

@@ -20,7 +20,7 @@ from training.data.panel import Panel
 from training.data.windows import TrainingWindows, WindowBatch, validation_cutoffs
 from training.errors import NumericalError
 from training.gradients.norms import GradientNorms
-from training.loop import VALIDATION_BATCH, FitData, train_step, validation_loss
+from training.loop import VALIDATION_BATCH, FitData, train_step, validate
 from training.losses import build_loss
 from training.preparation import DTYPES, Prepared, series_scale_floor
 from training.threads import one_thread
@@ -180,7 +180,7 @@ class _Rehearsal:
         data, (series, cutoff) = self.data, self.data.validation
         count = min(len(series), limit)
         part = FitData(data.store, data.windows, (series[:count], cutoff[:count]), data.scale_floor, data.ids)
-        return self._fastest(partial(validation_loss, self.network, part, self.loss)) * len(series) / count
+        return self._fastest(partial(validate, self.network, part, self.loss)) * len(series) / count
 
     def _fastest(self, action: Callable[[], object]) -> float:
         """Seconds of the fastest of a few runs: other work makes a run slower, never faster."""

@@ -41,6 +41,7 @@ from training.optimizers import LearningRateSchedule, build_optimizer
 from training.precision import autocast
 from training.progress import FitProgress
 from training.tracking.tracker import Tracker
+from training.validation_loss import LOWEST, ValidationLoss
 
 VALIDATION_BATCH = 256
 
@@ -88,9 +89,10 @@ class FitState:
 
     Attributes:
         step: Updates done.
-        best_step: Update with the lowest validation loss.
-        best_val_loss: That loss.
-        bad_checks: Checks since then.
+        best_step: Update whose weights are kept: the latest whose validation loss chance can explain, were it no higher
+            than the lowest.
+        best_val_loss: Its validation loss.
+        bad_checks: Checks in a row that were clearly worse than the lowest.
         readings: Losses and gradient quantities over steps.
         fit_seconds: Time in training steps, without validation.
     """
@@ -159,16 +161,16 @@ def validation_batches(data: FitData) -> Iterator[WindowBatch]:
 
 
 @torch.no_grad()
-def validation_loss(forecaster: Forecaster, data: FitData, loss_function: ForecastLoss) -> float:
-    """Mean loss over the fixed validation windows, in the same scale as the training loss."""
+def validate(forecaster: Forecaster, data: FitData, loss_function: ForecastLoss) -> ValidationLoss:
+    """Loss of every fixed validation window, in the same scale as the training loss."""
     forecaster.eval()
-    totals = torch.zeros(2, dtype=torch.float64)
+    sums = []
     for batch in validation_batches(data):
         forecast = forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask)
-        sums = loss_function.sums(forecast, batch.target, batch.target_mask, data.floor(batch))
-        totals += torch.stack(sums).double().cpu()
+        sums.append(torch.stack(loss_function.window_sums(forecast, batch.target, batch.target_mask, data.floor(batch))))
     forecaster.train()
-    return float(totals[0] / totals[1].clamp(min=1.0))
+    total, targets = torch.cat(sums, dim=1).double().cpu()
+    return ValidationLoss(total, targets)
 
 
 class Fit:
@@ -218,10 +220,11 @@ class Fit:
         self.update_ratio = UpdateRatio(forecaster)
         self.generator = torch.Generator().manual_seed(fit.seed)
         self.state = FitState()
+        self._lowest: ValidationLoss | None = None
         self._recent: list[StepReading] = []
 
     def run(self) -> FitState:
-        """Train; afterwards the network holds the weights of the best validation loss.
+        """Train; afterwards the network holds the weights that validation chose.
 
         Returns:
             The final state, with all readings.
@@ -266,6 +269,8 @@ class Fit:
         restore_network(self.forecaster, tensors, path)
         restore_optimizer(self.optimizer, tensors)
         restore_random_state(tensors, self.generator, self.device)
+        if LOWEST in tensors:
+            self._lowest = ValidationLoss(*tensors[LOWEST])
         plateau = document.pop("plateau")
         self.rates.plateau_factor, self.rates.plateau_best, self.rates.plateau_bad_checks = plateau
         self.state = FitState(**(document | {"readings": Readings.from_dict(document["readings"])}))
@@ -364,15 +369,18 @@ class Fit:
 
     def _check(self) -> None:
         state = self.state
-        val_loss = validation_loss(self.forecaster, self.data, self.loss_function)
+        validation = validate(self.forecaster, self.data, self.loss_function)
+        val_loss = validation.mean
         if not math.isfinite(val_loss):
             raise self._validation_failure(val_loss)
         self.rates.observe(val_loss)
-        if val_loss < state.best_val_loss - self.fit.min_delta:
+        if self._lowest is None or val_loss < self._lowest.mean - self.fit.min_delta:
+            self._lowest = validation
+        if validation.is_clearly_above(self._lowest):
+            state.bad_checks += 1
+        else:
             state.best_val_loss, state.best_step, state.bad_checks = val_loss, state.step, 0
             write_checkpoint(self.directory / BEST, network_tensors(self.forecaster), {"step": state.step})
-        else:
-            state.bad_checks += 1
         state.readings.add(state.step, {"loss/val": val_loss})
         self.tracker.log_metrics({"loss/val": val_loss}, state.step)
         self._write_last()
@@ -389,6 +397,8 @@ class Fit:
     def _write_last(self) -> None:
         tensors = network_tensors(self.forecaster) | optimizer_tensors(self.optimizer)
         tensors |= random_state(self.generator, self.device)
+        if self._lowest is not None:
+            tensors[LOWEST] = torch.stack(self._lowest)
         document = vars(self.state) | {"readings": self.state.readings.to_dict()}
         document["plateau"] = (self.rates.plateau_factor, self.rates.plateau_best, self.rates.plateau_bad_checks)
         write_checkpoint(self.directory / LAST, tensors, document)

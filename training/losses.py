@@ -54,22 +54,22 @@ class ForecastLoss(NamedTuple):
         Returns:
             The loss, dimensionless; 0 if nothing was observed.
         """
-        total, count = self.sums(forecast, target, target_mask, scale_floor)
-        return total / count.clamp(min=1.0)
+        total, count = self.window_sums(forecast, target, target_mask, scale_floor)
+        return total.sum() / count.sum().clamp(min=1.0)
 
-    def sums(
+    def window_sums(
         self,
         forecast: ScaledForecast,
         target: Float[Tensor, "B H"],
         target_mask: Bool[Tensor, "B H"],
         scale_floor: Float[Tensor, "B 1"],
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Summed loss and number of observed targets, to average over several batches exactly."""
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Summed loss and number of observed targets of every window, to average over several batches exactly."""
         # A missing target takes the level, so that it stays finite; its loss is masked away.
         known = torch.where(target_mask, target, forecast.loc)
         per_step = self.per_step(forecast, known, torch.maximum(forecast.scale, scale_floor))
         mask = target_mask.to(per_step.dtype)
-        return (per_step * mask).sum(), mask.sum()
+        return (per_step * mask).sum(dim=1), mask.sum(dim=1)
 
 
 def error_loss(pointwise: PointwiseLoss) -> StepLoss:

@@ -46,7 +46,10 @@ def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
         return description
     description |= {
         key: getattr(model, key)
-        for key in ("hidden_size", "num_layers", "dropout", "initialization", "forget_bias", "init_gain", "decoder", "num_paths")
+        for key in (
+            "hidden_size", "num_layers", "dropout", "initialization", "forget_bias", "init_gain", "decoder", "num_paths",
+            "skip",
+        )
     }
     of_kind = {"rnn": ("nonlinearity",), "segrnn": ("segment_length",)}.get(model.architecture, ())
     return description | {key: getattr(model, key) for key in of_kind}

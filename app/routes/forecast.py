@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
-from app.dependencies import Deadline, forecasting_of, read_body
+from app.dependencies import DirectRoute, deadline_of, declared_bytes, forecasting_of, read_body
 from app.errors import ProblemError
 from app.schemas.forecast import ForecastResponse
 from app.schemas.problem import build_problem_docs
-from app.services.forecasting import ForecastService
 
-router = APIRouter(tags=["forecast"])
+router = APIRouter(tags=["forecast"], route_class=DirectRoute)
 
 DESCRIPTION = """
 Forecast many series in one request.
@@ -49,14 +47,13 @@ Forecast many series in one request.
         }
     },
 )  # fmt: skip
-async def forecast(
-    request: Request, service: Annotated[ForecastService, Depends(forecasting_of)], deadline: Deadline
-) -> Response:
+async def forecast(request: Request) -> Response:
     """Read, forecast, answer, all before the deadline."""
+    service, deadline = forecasting_of(request), deadline_of(request)
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            service.validate_open()
-            content = await service.forecast(await read_body(request), deadline)
+            service.validate_open(declared_bytes(request))
+            content = await service.forecast_json(await read_body(request), deadline)
     except TimeoutError:
         raise ProblemError("deadline_exceeded", "The request's time was up before its forecast was done.") from None
     return Response(content, media_type="application/json")

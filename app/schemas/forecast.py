@@ -56,12 +56,12 @@ class SeriesRequest(_Strict):
     """Timestamp of every `y`, instead of `start`; gaps count as missing."""
     y: Values | None = None
     """Observations, oldest first; null is missing."""
-    futr_exog: Annotated[dict[Name, Covariate], Field(max_length=1000)] = {}
+    futr_exog: Annotated[dict[Name, Covariate], Field(max_length=1000)] = Field(default_factory=dict)
     """Known-future covariates: one value per `y` and then per step of the requested horizon (more, up to the model's
     horizon, is accepted). Without `y`: the steps of the horizon alone."""
-    hist_exog: Annotated[dict[Name, Covariate], Field(max_length=1000)] = {}
+    hist_exog: Annotated[dict[Name, Covariate], Field(max_length=1000)] = Field(default_factory=dict)
     """Past-only covariates: one value per `y`."""
-    stat_exog: Annotated[dict[Name, NumberOrText], Field(max_length=1000)] = {}
+    stat_exog: Annotated[dict[Name, NumberOrText], Field(max_length=1000)] = Field(default_factory=dict)
     """Covariates constant over the series."""
 
 

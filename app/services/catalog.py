@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +40,9 @@ class Catalog:
         poll_seconds: Seconds between two looks at the source.
         max_pinned_models: Versions kept loaded beside the default ones.
         cache_directory: Where the snapshot for a start without the source is kept; None = nowhere.
+
+    Attributes:
+        on_swap: Called after a model has taken its place; for the process around the application.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Catalog:
     ) -> None:
         self.source = source
         self.alias = alias
+        self.on_swap: Callable[[], None] = lambda: None
         self._metrics = metrics
         self._names = tuple(names)
         self._poll_seconds = poll_seconds
@@ -276,6 +280,7 @@ class Catalog:
         self._metrics.model_failing.labels(version.name).set(1 if fresh is None else 0)
         if fresh is not None:
             self._loaded = {**self._loaded, version.name: fresh}
+            self.on_swap()
             logger.info("serving %s version %d", version.name, version.version)
 
     def _parse(self, reference: str | None) -> ModelReference:

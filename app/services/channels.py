@@ -77,6 +77,14 @@ class ChannelReader:
                 message = f"It must cover {what}: {need}, but has {len(values)}."
                 raise SeriesError("length_mismatch", f"{path}.{name}", message)
 
+    def read_target(self, values: Sequence[float | None], path: str) -> NDArray[np.float32]:
+        """Values of `y` as float32, NaN where null.
+
+        Raises:
+            SeriesError: `value_out_of_range` beyond float32.
+        """
+        return _narrow(np.array(values, np.float64), path)
+
     def read_numbers(self, values: Sequence[object], path: str) -> NDArray[np.float32]:
         """Numbers as float32, NaN where null.
 
@@ -90,12 +98,7 @@ class ChannelReader:
         if wide is None or any(type(value) is str for value in values):
             index = next(index for index, value in enumerate(values) if isinstance(value, str))
             raise SeriesError("covariate_invalid", f"{path}.{index}", "The model reads numbers here, not text.")
-        with np.errstate(over="ignore"):
-            narrow = wide.astype(np.float32)
-        if np.isinf(narrow).any():
-            index = int(np.isinf(narrow).argmax())
-            raise SeriesError("value_out_of_range", f"{path}.{index}", "The number is beyond what float32 holds.")
-        return narrow
+        return _narrow(wide, path)
 
     def read_futr(
         self, history: History, count: int, horizon: int, rows: NDArray[np.int64], path: str, warnings: Warnings
@@ -192,3 +195,12 @@ class ChannelReader:
 
 def _warn_unseen(warnings: Warnings, name: str) -> None:
     warnings["category_unknown"] = f"{name[:64]} holds a category that training never saw; it reads as none."
+
+
+def _narrow(wide: NDArray[np.float64], path: str) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float32)
+    if np.isinf(narrow).any():
+        index = int(np.isinf(narrow).argmax())
+        raise SeriesError("value_out_of_range", f"{path}.{index}", "The number is beyond what float32 holds.")
+    return narrow

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,19 +21,21 @@ from app.services.channels import ChannelReader
 from app.services.context import ContextStore
 from app.services.filling import fill_values
 from app.services.series_error import SeriesError
+from app.services.timeline import Timeline
 from app.services.times import Grid
 from models.bundle import BundleManifest
 from models.forecaster import Forecaster, ForecastInputs
 from training.config import FillPolicy
 from training.data.calendar_features import encode_calendar
-from training.data.holiday_dates import validate_years
-from training.data.timestamps import wall_clock
 
 # Stretches of time whose calendar is remembered.
 MAX_CALENDARS = 256
+_NO_ROWS = np.empty(0, np.int64)
+_NO_VALUES = np.empty(0, np.float32)
 
 Warnings = dict[str, str]
 FILL_POLICY: TypeAdapter[FillPolicy] = TypeAdapter(FillPolicy)
+Scalar = TypeVar("Scalar", np.float32, np.bool_)
 
 
 class History(NamedTuple):
@@ -66,9 +68,9 @@ class EncodedSeries:
         futr: Known-future channels of the rows (L + H, Kf).
         hist: Past-only channels (L, Kh).
         static: Static channels (S,).
-        calendar_start: Timestamp of the window's first real row.
-        num_rows: Real rows of context and horizon.
-        ds: Timestamps of the forecast.
+        start: Timestamp of the series' first row.
+        count: Rows of its past: the forecast begins with row `count`.
+        stamps: Timestamps of the window's real rows, context and horizon.
         warnings: Message by code.
     """
 
@@ -77,6 +79,8 @@ class EncodedSeries:
     futr: NDArray[np.float32]
     hist: NDArray[np.float32]
     static: NDArray[np.float32]
+    start: int
+    count: int
     stamps: NDArray[np.int64]
     warnings: Warnings
 
@@ -94,7 +98,8 @@ class RequestEncoder:
     def __init__(
         self, manifest: BundleManifest, forecaster: Forecaster, context: ContextStore, max_length: int
     ) -> None:
-        self.grid = Grid.of(manifest)
+        self.timeline = Timeline(Grid.of(manifest), manifest.columns.holidays)
+        self.grid = self.timeline.grid
         self._network = manifest.network
         self._columns = manifest.columns
         self._timezone = manifest.timezone
@@ -104,6 +109,10 @@ class RequestEncoder:
         # Replaced, never changed, because small and large requests are encoded in different threads.
         self._calendars: dict[tuple[int, int], NDArray[np.float32]] = {}
         self._channels = ChannelReader(manifest.columns, forecaster)
+        self._has_covariates = bool(
+            manifest.columns.futr_exog or manifest.columns.hist_exog or manifest.columns.stat_exog
+        )
+        self._all_observed = np.ones(manifest.network.context_length, np.bool_)
 
     def encode(self, series: SeriesRequest, path: str, horizon: int) -> EncodedSeries:
         """Encode one series.
@@ -126,15 +135,19 @@ class RequestEncoder:
             encoded: At least one series.
         """
         length, width = self._network.context_length, self._network.context_length + self._network.horizon
-        futr = np.stack([series.futr for series in encoded])
-        hist = np.stack([series.hist for series in encoded])
-        shared = np.concatenate((futr, self._calendar(encoded, width)), axis=2)
+        futr = _stack([series.futr for series in encoded])
+        shared = futr
+        if self._columns.calendar:
+            shared = np.concatenate((futr, self._calendar(encoded, width)), axis=2)
+        past = shared[:, :length]
+        if self._columns.hist_exog:
+            past = np.concatenate((past, _stack([series.hist for series in encoded])), axis=2)
         arrays = (
-            np.stack([series.context for series in encoded]),
-            np.stack([series.observed for series in encoded]),
-            np.concatenate((shared[:, :length], hist), axis=2),
+            _stack([series.context for series in encoded]),
+            _stack([series.observed for series in encoded]),
+            np.ascontiguousarray(past),
             np.ascontiguousarray(shared[:, length:]),
-            np.stack([series.static for series in encoded]),
+            _stack([series.static for series in encoded]),
         )
         return ForecastInputs(*(torch.from_numpy(array) for array in arrays))
 
@@ -143,11 +156,12 @@ class RequestEncoder:
         count = len(series.y)
         self._validate_length(count, f"{path}.y")
         start, rows = self._times(series, path, count)
-        values = self._channels.read_numbers(series.y, f"{path}.y")
-        self._channels.validate_names(series, path)
-        limits = (count + horizon, count + self._network.horizon)
-        self._channels.validate_lengths(series.futr_exog, f"{path}.futr_exog", limits, "y and the horizon")
-        self._channels.validate_lengths(series.hist_exog, f"{path}.hist_exog", (count, count), "y")
+        values = self._channels.read_target(series.y, f"{path}.y")
+        if self._has_covariates or series.futr_exog or series.hist_exog or series.stat_exog:
+            self._channels.validate_names(series, path)
+            limits = (count + horizon, count + self._network.horizon)
+            self._channels.validate_lengths(series.futr_exog, f"{path}.futr_exog", limits, "y and the horizon")
+            self._channels.validate_lengths(series.hist_exog, f"{path}.hist_exog", (count, count), "y")
         y = values
         if rows is not None:
             self._validate_length(int(rows[-1]) + 1, f"{path}.ds")
@@ -158,16 +172,14 @@ class RequestEncoder:
     def _times(self, series: SeriesRequest, path: str, count: int) -> tuple[int, NDArray[np.int64] | None]:
         """First timestamp, and the row of every value unless they follow each other."""
         if series.freq is not None:
-            self.grid.validate_frequency(series.freq, f"{path}.freq")
+            self.timeline.validate_frequency(series.freq, f"{path}.freq")
         if (series.start is None) == (series.ds is None):
             both = series.ds is not None
             code, say = ("timestamps_conflict", "only one of") if both else ("timestamps_missing", "one of")
             raise SeriesError(code, f"{path}.{'ds' if both else 'start'}", f"Give {say} start and ds with y.")
         if series.ds is None:
             assert series.start is not None
-            stamp = self.grid.parse(series.start, f"{path}.start")
-            self.grid.positions(np.array([stamp], np.int64), f"{path}.start")
-            return stamp, None
+            return self.timeline.start(series.start, f"{path}.start"), None
         if len(series.ds) != count:
             raise SeriesError("length_mismatch", f"{path}.ds", f"ds must have one time per y, that is {count}.")
         if not count:
@@ -181,7 +193,7 @@ class RequestEncoder:
         if extra:
             raise SeriesError("timestamps_conflict", f"{path}.{extra[0]}", "Give it with y, or leave y and it out.")
         if series.freq is not None:
-            self.grid.validate_frequency(series.freq, f"{path}.freq")
+            self.timeline.validate_frequency(series.freq, f"{path}.freq")
         known = self._context.read(series.unique_id)
         if known is None:
             kept = "the model was not trained on it" if len(self._context) else "the bundle keeps no context"
@@ -213,27 +225,39 @@ class RequestEncoder:
 
     def _window(self, history: History, path: str) -> EncodedSeries:
         length, horizon = self._network.context_length, self._network.horizon
-        y, is_real_value = fill_values(history.y, self._fill, f"{path}.y")
-        seen = ~np.isnan(y)
-        count = len(seen)
-        first_seen = int(seen.argmax()) if seen.any() else count
-        if not seen[max(0, count - length) :].any():
-            message = f"y must hold at least one value in its last {length} steps."
-            raise SeriesError("series_empty", f"{path}.y", message)
-        # Rows before the first observation are padding, as in training.
-        rows = np.maximum(np.arange(count - length, count + horizon), first_seen)
-        is_real = np.arange(count - length, count) >= first_seen
-        observed = is_real & seen[rows[:length]]
-        warnings = self._count_missing(is_real & is_real_value[rows[:length]], is_real)
+        y, is_given = fill_values(history.y, self._fill, f"{path}.y")
+        count = len(y)
+        if count >= length and is_given[count - length :].all():
+            # Whole and long enough, as most are: the last rows are the window.
+            first, observed, context = count - length, self._all_observed, y[count - length :]
+            rows = np.arange(first, count + horizon) if self._has_covariates else _NO_ROWS
+            warnings: Warnings = {}
+        else:
+            seen = ~np.isnan(y)
+            first_seen = int(seen.argmax()) if seen.any() else count
+            if not seen[max(0, count - length) :].any():
+                message = f"y must hold at least one value in its last {length} steps."
+                raise SeriesError("series_empty", f"{path}.y", message)
+            # Rows before the first observation are padding, as in training.
+            rows = np.maximum(np.arange(count - length, count + horizon), first_seen)
+            is_real = np.arange(count - length, count) >= first_seen
+            observed = is_real & seen[rows[:length]]
+            first, warnings = int(rows[0]), self._count_missing(is_real & is_given[rows[:length]], is_real)
+            context = np.where(observed, y[rows[:length]], np.float32(0.0))
+        futr, hist, static = self._read_channels(history, count, rows, path, warnings)
+        stamps = self.timeline.stamps(history.start, first, count + horizon, path)
+        return EncodedSeries(context, observed, futr, hist, static, history.start, count, stamps, warnings)
+
+    def _read_channels(
+        self, history: History, count: int, rows: NDArray[np.int64], path: str, warnings: Warnings
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Known-future (L + H, Kf), past-only (L, Kh) and static (S,) channels."""
+        length, horizon = self._network.context_length, self._network.horizon
+        if not self._has_covariates:
+            return np.empty((length + horizon, 0), np.float32), np.empty((length, 0), np.float32), _NO_VALUES
         futr = self._channels.read_futr(history, count, horizon, rows, f"{path}.futr_exog", warnings)
         hist = self._channels.read_hist(history, count, rows[:length], f"{path}.hist_exog", warnings)
-        static = self._channels.read_static(history.stat_exog, f"{path}.stat_exog", warnings)
-        stamps = self.grid.stamps(history.start, int(rows[0]), count + horizon, path)
-        problem = validate_years(wall_clock(stamps, self._timezone), self._columns.holidays) if len(stamps) else None
-        if problem is not None:
-            raise SeriesError("timestamps_invalid", path, f"The series {problem.message}")
-        context = np.where(observed, y[rows[:length]], np.float32(0.0))
-        return EncodedSeries(context, observed, futr, hist, static, stamps, warnings)
+        return futr, hist, self._channels.read_static(history.stat_exog, f"{path}.stat_exog", warnings)
 
     def _count_missing(self, observed: NDArray[np.bool_], is_real: NDArray[np.bool_]) -> Warnings:
         length, num_real, num_observed = len(observed), int(is_real.sum()), int(observed.sum())
@@ -248,8 +272,6 @@ class RequestEncoder:
     def _calendar(self, encoded: Sequence[EncodedSeries], width: int) -> NDArray[np.float32]:
         """Calendar channels (N, L + H, C); clients that ask at the same hour share what was computed for the first."""
         features = self._columns.calendar
-        if not features:
-            return np.zeros((len(encoded), width, 0), np.float32)
         known = dict(self._calendars)
         keys = [(int(series.stamps[0]), len(series.stamps)) for series in encoded]
         new = {key: series.stamps for key, series in zip(keys, encoded, strict=True) if key not in known}
@@ -267,3 +289,9 @@ def _padded(block: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     if len(block) == width:
         return block
     return np.concatenate((np.repeat(block[:1], width - len(block), axis=0), block))
+
+
+def _stack(arrays: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:
+    if not arrays[0].size:  # no channels: nothing to copy
+        return np.empty((len(arrays), *arrays[0].shape), arrays[0].dtype)
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)

@@ -1,35 +1,32 @@
 """The inference engine: one thread that drains the queue.
 
 There is no timer and no batch to wait for: whatever has queued up while one forward pass ran is the next one. A single
-client pays nothing for batching; many clients share forward passes. Admission counts windows, not requests.
+client pays nothing for batching; many clients share forward passes. Who may wait is decided before: see `app.services.admission`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import math
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.errors import ProblemError
+from app.services.admission import Admission
 from app.services.metrics import ServiceMetrics
-from models.forecaster import Forecaster, ForecastInputs
+from models.forecaster import ForecastInputs
 
 logger = logging.getLogger(__name__)
 
-# Below four rows the matrix library takes other code paths and rounds differently; a lone window is repeated up to
-# here, so that its forecast has the same bits whether it ran alone or in company.
-MIN_ROWS = 4
-MAX_RETRY_SECONDS = 60
+# Windows in, quantiles "B Q H" out; each row the same bits alone and in company.
+Network = Callable[[ForecastInputs], NDArray[np.float32]]
 
 
 @dataclass(eq=False, slots=True)
@@ -37,7 +34,7 @@ class _Work:
     """Windows of one request for one network."""
 
     label: str
-    forecaster: Forecaster
+    network: Network
     inputs: ForecastInputs
     deadline: float
     loop: asyncio.AbstractEventLoop
@@ -53,35 +50,32 @@ class InferenceEngine:
 
     Args:
         metrics: Where queue and batches are counted.
-        max_queue_windows: Windows admitted at once.
+        admission: Who may wait.
         max_batch_windows: Windows in one forward pass.
         num_threads: CPU threads of one forward pass.
     """
 
     def __init__(
-        self, metrics: ServiceMetrics, max_queue_windows: int = 4096, max_batch_windows: int = 256, num_threads: int = 1
+        self, metrics: ServiceMetrics, admission: Admission, max_batch_windows: int = 256, num_threads: int = 1
     ) -> None:
+        self.admission = admission
         self._metrics = metrics
-        self._max_queue_windows = max_queue_windows
         self._max_batch_windows = max_batch_windows
         self._num_threads = num_threads
-        self._waiting: deque[_Work] = deque()
-        self._wake = threading.Condition()
-        self._admitted_windows = 0
-        self._is_draining = False
-        self._is_stopped = False
-        self._seconds_per_window = 0.001
+        # None = no more will come. Its lock is held for an instant only: the event loop never waits for the batch.
+        self._waiting: SimpleQueue[_Work | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="gradcast-inference", daemon=True)
+        metrics.queue_windows.set_function(lambda: admission.admitted_windows)
 
     @property
     def admitted_windows(self) -> int:
         """Windows admitted and not yet released."""
-        return self._admitted_windows
+        return self.admission.admitted_windows
 
     @property
     def is_draining(self) -> bool:
         """Whether new windows are refused because the service is leaving."""
-        return self._is_draining
+        return self.admission.is_draining
 
     @property
     def is_alive(self) -> bool:
@@ -94,72 +88,37 @@ class InferenceEngine:
 
     def start_draining(self) -> None:
         """Admit nothing more; what was admitted is still answered."""
-        self._is_draining = True
+        self.admission.is_draining = True
 
     def stop(self, timeout_seconds: float = 10.0) -> None:
         """Finish the queue and end the thread."""
         self.start_draining()
-        with self._wake:
-            self._is_stopped = True
-            self._wake.notify()
+        self._waiting.put(None)
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
 
-    @contextmanager
-    def admission(self, num_windows: int) -> Iterator[None]:
-        """Hold a place in the queue for so many windows.
-
-        Raises:
-            ProblemError: `draining`, or `queue_full` with the seconds after which it is worth trying again.
-        """
-        self._admit(num_windows)
-        try:
-            yield
-        finally:
-            with self._wake:
-                self._admitted_windows -= num_windows
-                self._metrics.queue_windows.set(self._admitted_windows)
-
-    def _admit(self, num_windows: int) -> None:
-        with self._wake:
-            if self._is_draining:
-                raise ProblemError("draining", "The service is shutting down.", headers={"Retry-After": "1"})
-            # An empty queue takes a request of any size: it could never be admitted otherwise.
-            if self._admitted_windows and self._admitted_windows + num_windows > self._max_queue_windows:
-                raise self._queue_full(num_windows)
-            self._admitted_windows += num_windows
-            self._metrics.queue_windows.set(self._admitted_windows)
-
-    def _queue_full(self, num_windows: int) -> ProblemError:
-        excess = self._admitted_windows + num_windows - self._max_queue_windows
-        seconds = min(MAX_RETRY_SECONDS, max(1, math.ceil(excess * self._seconds_per_window)))
-        detail = f"The queue holds at most {self._max_queue_windows} windows. Try again later, or ask another replica."
-        return ProblemError("queue_full", detail, headers={"Retry-After": str(seconds)})
-
     async def forecast(
-        self, label: str, forecaster: Forecaster, inputs: ForecastInputs, deadline: float
+        self, label: str, network: Network, inputs: ForecastInputs, deadline: float
     ) -> NDArray[np.float32]:
         """Forecast windows in the company of whatever else waits.
 
         Args:
             label: Name of the model, for the metrics.
-            forecaster: The network; works with the same network share forward passes.
+            network: What runs; works with the same network share forward passes.
             inputs: The windows.
-            deadline: `time.monotonic()` after which nobody waits any more; work that expires does not run.
+            deadline: `time.monotonic()` after which nobody waits any more; work whose turn comes later does not run. Who wants to
+                hear of it at once watches the clock as well.
 
         Returns:
-            Quantiles "B H Q" in the unit of y.
+            Quantiles "B Q H" in the unit of y.
 
         Raises:
             TimeoutError: If the deadline passes first.
         """
         loop = asyncio.get_running_loop()
-        work = _Work(label, forecaster, inputs, deadline, loop, loop.create_future())
-        with self._wake:
-            self._waiting.append(work)
-            self._wake.notify()
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            return await work.future
+        work = _Work(label, network, inputs, deadline, loop, loop.create_future())
+        self._waiting.put(work)
+        return await work.future
 
     def _run(self) -> None:
         # OMP_NUM_THREADS binds every thread; this binds at least the one that computes, also when torch came first.
@@ -169,14 +128,14 @@ class InferenceEngine:
                 self._run_batch(batch)
 
     def _drain(self) -> list[_Work] | None:
-        with self._wake:
-            while not self._waiting:
-                if self._is_stopped:
-                    return None
-                self._wake.wait()
-            works = list(self._waiting)
-            self._waiting.clear()
-        return works
+        """Whatever waits; None once there will be no more."""
+        works = [self._waiting.get()]
+        with contextlib.suppress(Empty):
+            while True:
+                works.append(self._waiting.get_nowait())
+        if None in works:
+            self._waiting.put(None)  # for the next call, which finds nothing else
+        return [work for work in works if work is not None] or None
 
     def _run_batch(self, batch: Sequence[_Work]) -> None:
         live = [work for work in batch if self._is_wanted(work)]
@@ -196,6 +155,7 @@ class InferenceEngine:
         wanted = time.monotonic() < work.deadline and not work.future.cancelled()
         if not wanted:
             self._metrics.expired_windows.inc(work.num_windows)
+            _deliver(work.loop, [(work, TimeoutError("the deadline passed before the work ran"))])
         return wanted
 
     def _answer(self, works: Sequence[_Work]) -> None:
@@ -215,33 +175,17 @@ class InferenceEngine:
     def _forward(self, work: _Work, inputs: ForecastInputs) -> NDArray[np.float32]:
         num_windows = inputs.context.shape[0]
         begin = time.perf_counter()
-        quantiles = forward(work.forecaster, inputs)
+        quantiles = forward(work.network, inputs)
         seconds = time.perf_counter() - begin
-        self._seconds_per_window += 0.2 * (seconds / num_windows - self._seconds_per_window)
         self._metrics.batch_windows.observe(num_windows)
         self._metrics.batch_seconds.observe(seconds)
         self._metrics.windows.labels(work.label).inc(num_windows)
         return quantiles
 
 
-@torch.inference_mode()
-def forward(forecaster: Forecaster, inputs: ForecastInputs) -> NDArray[np.float32]:
-    """One forward pass whose rows do not depend on how many there are.
-
-    Args:
-        forecaster: The network.
-        inputs: At least one window.
-
-    Returns:
-        Quantiles "B H Q" in the unit of y.
-    """
-    num_windows = inputs.context.shape[0]
-    if num_windows < MIN_ROWS:
-        inputs = ForecastInputs(*(tensor[torch.arange(MIN_ROWS) % num_windows] for tensor in inputs))
-    dtype = next(forecaster.parameters()).dtype
-    converted = ForecastInputs(*(tensor if tensor.dtype is torch.bool else tensor.to(dtype) for tensor in inputs))
-    quantiles: NDArray[np.float32] = forecaster(converted)[:num_windows].float().numpy()
-    return quantiles
+def forward(network: Network, inputs: ForecastInputs) -> NDArray[np.float32]:
+    """One forward pass: quantiles "B Q H" in the unit of y."""
+    return network(inputs)
 
 
 def _group(works: Iterable[_Work], max_windows: int) -> list[list[_Work]]:
@@ -249,12 +193,12 @@ def _group(works: Iterable[_Work], max_windows: int) -> list[list[_Work]]:
     batches: list[list[_Work]] = []
     open_batches: dict[int, tuple[list[_Work], int]] = {}
     for work in works:
-        batch, size = open_batches.get(id(work.forecaster), ([], max_windows))
+        batch, size = open_batches.get(id(work.network), ([], max_windows))
         if size + work.num_windows > max_windows:
             batch, size = [], 0
             batches.append(batch)
         batch.append(work)
-        open_batches[id(work.forecaster)] = (batch, size + work.num_windows)
+        open_batches[id(work.network)] = (batch, size + work.num_windows)
     return batches
 
 

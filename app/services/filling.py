@@ -36,8 +36,10 @@ def fill_values(y: NDArray[np.float32], policy: FillPolicy, path: str) -> Filled
         SeriesError: `target_missing` if the model was trained to refuse gaps.
     """
     is_real = ~np.isnan(y)
+    if policy == "mask" or is_real.all():
+        return FilledValues(y, is_real)
     given = np.flatnonzero(is_real)
-    if policy == "mask" or not len(given) or is_real[given[0] :].all():
+    if not len(given) or is_real[given[0] :].all():
         return FilledValues(y, is_real)
     if policy == "error":
         message = "The model was trained with data.fill: error; y must have no missing value after its first."

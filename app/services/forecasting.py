@@ -1,4 +1,4 @@
-"""From the body of a request to the body of its response."""
+"""From a request to its answer: find the model, encode the series, wait for the engine."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from app.errors import FieldProblem, ProblemError, normalize_field_problems
 from app.schemas.forecast import ForecastRequest
+from app.services.answer import Answer, Outcome, build_answer
 from app.services.catalog import Catalog
 from app.services.encoding import EncodedSeries, RequestEncoder
 from app.services.engine import InferenceEngine
 from app.services.levels import Levels, build_levels
 from app.services.loading import Cold, LoadedModel, Resolved
 from app.services.metrics import ServiceMetrics
+from app.services.rendering import render_json
 from app.services.series_error import SeriesError
 from app.settings import ServiceSettings
 from models.forecaster import ForecastInputs
@@ -31,7 +32,6 @@ from training.errors import ModelNotFoundError, TrackingError
 MAX_INLINE_BYTES = 32 * 1024
 
 T = TypeVar("T")
-Outcome = EncodedSeries | SeriesError
 
 
 @dataclass(frozen=True)
@@ -75,47 +75,60 @@ class ForecastService:
         """Let go of the threads."""
         self._preparers.shutdown(wait=False, cancel_futures=True)
 
-    def validate_open(self) -> None:
+    def validate_open(self, num_bytes: int = 0) -> None:
         """Refuse before a body is read.
+
+        Args:
+            num_bytes: Its announced size; 0 if unknown.
 
         Raises:
             ProblemError: `draining`, `not_ready` or `queue_full`.
         """
-        with self._engine.admission(1):
-            pass
+        self._engine.admission.validate_open(num_bytes)
         if not self._catalog.loaded:
             detail = f"No model is loaded. {self._catalog.unready_reason}"
             raise ProblemError("not_ready", detail, headers={"Retry-After": "2"})
 
-    async def forecast(self, body: bytes, deadline: float) -> bytes:
+    async def forecast(
+        self,
+        parse: Callable[[], ForecastRequest],
+        num_bytes: int,
+        deadline: float,
+        render: Callable[[Answer], T],
+    ) -> T:
         """Answer one request.
 
         Args:
-            body: JSON.
+            parse: Reads the request; runs in another thread unless it is small.
+            num_bytes: Size of its body.
             deadline: `time.monotonic()` at which the caller gives up.
-
-        Returns:
-            JSON.
+            render: Writes the answer; runs where `parse` does.
 
         Raises:
             ProblemError: If the request as a whole cannot be answered.
             GradcastError: If its model is unknown or cannot be loaded.
         """
-        is_small = len(body) <= MAX_INLINE_BYTES
-        request = await self._run(is_small, lambda: parse_request(body))
-        num_series = len(request.series)
-        if num_series > self._settings.max_series:
-            detail = f"A request must hold at most {self._settings.max_series} series. Send several requests."
-            raise ProblemError("too_many_series", detail, [FieldProblem("series", "too_many_series", detail)])
-        with self._engine.admission(num_series):
+        is_small, admission = num_bytes <= MAX_INLINE_BYTES, self._engine.admission
+        with admission.hold(num_bytes) as ticket:
+            request = await self._run(is_small, parse)
+            num_series = len(request.series)
+            if num_series > self._settings.max_series:
+                detail = f"A request must hold at most {self._settings.max_series} series. Send several requests."
+                raise ProblemError("too_many_series", detail, [FieldProblem("series", "too_many_series", detail)])
+            admission.resize(ticket, num_bytes, num_series)
             found = await self._find(request.model)
             prepared = await self._run(is_small, lambda: self._prepare(request, found.model))
             if prepared.inputs is None:
                 raise self._nothing_to_forecast(prepared.outcomes)
-            quantiles = await self._engine.forecast(
-                found.model.version.name, found.model.bundle.forecaster, prepared.inputs, deadline
-            )
-            return await self._run(is_small, lambda: self._render(request, found, prepared, quantiles))
+            model = found.model
+            quantiles = await self._engine.forecast(model.version.name, model.network, prepared.inputs, deadline)
+            answer = await self._run(is_small, lambda: render(self._answer(request, found, prepared, quantiles)))
+            ticket.is_answered = True
+            return answer
+
+    async def forecast_json(self, body: bytes, deadline: float) -> bytes:
+        """JSON in, JSON out; see `forecast`."""
+        return await self.forecast(lambda: parse_request(body), len(body), deadline, render_json)
 
     async def _run(self, is_small: bool, work: Callable[[], T]) -> T:
         if is_small:
@@ -142,7 +155,7 @@ class ForecastService:
                 f"horizon must be at most {network.horizon}, the steps that model {model.version.name!r} forecasts."
             )
             raise ProblemError("horizon_too_long", detail, [FieldProblem("horizon", "horizon_too_long", detail)])
-        levels = build_levels(request, network.output_levels)
+        levels = build_levels(request.level, request.quantiles, network.output_levels)
         encoder = self._encoder(model)
         outcomes = encode_all(encoder, request, horizon)
         windows = [outcome for outcome in outcomes if isinstance(outcome, EncodedSeries)]
@@ -164,37 +177,22 @@ class ForecastService:
         detail = "No series of the request can be forecast." if len(fields) > 1 else fields[0].message
         return ProblemError("nothing_to_forecast", detail, fields)
 
-    def _render(
+    def _answer(
         self, request: ForecastRequest, found: Resolved, prepared: Prepared, quantiles: NDArray[np.float32]
-    ) -> bytes:
-        model, levels = found.model, prepared.levels
-        trained = model.manifest.network.output_levels
-        values = levels.read(quantiles[:, : prepared.horizon], trained)
-        is_finite = np.asarray(np.isfinite(values).all(axis=(0, 2)))
-        outcomes = _with_non_finite(prepared.outcomes, is_finite)
-        if all(isinstance(outcome, SeriesError) for outcome in outcomes):
-            raise self._nothing_to_forecast(outcomes)
-        grid = self._encoder(model).grid
-        horizon = model.manifest.network.horizon
-        forecasts, row = [], 0
-        for index, (series, outcome) in enumerate(zip(request.series, outcomes, strict=True)):
-            is_window = isinstance(prepared.outcomes[index], EncodedSeries)
-            if isinstance(outcome, SeriesError):
-                self._metrics.series_errors.labels(outcome.code).inc()
-                forecasts.append(_render_problem(series.unique_id, outcome))
-            else:
-                stamps = outcome.stamps[len(outcome.stamps) - horizon :][: prepared.horizon]
-                forecasts.append(
-                    _render_series(series.unique_id, grid.render(stamps), values[:, row], levels, outcome.warnings)
-                )
-            row += is_window
-        is_partial = any(isinstance(outcome, SeriesError) for outcome in outcomes)
-        document = {
-            "model": _render_model(found),
-            "status": "partial" if is_partial else "completed",
-            "forecasts": forecasts,
-        }
-        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    ) -> Answer:
+        levels, horizon = prepared.levels, prepared.horizon
+        values = levels.read(quantiles[:, :, :horizon], found.model.manifest.network.output_levels)
+        answer = build_answer(
+            found, [series.unique_id for series in request.series], prepared.outcomes, values, levels, horizon,
+            self._encoder(found.model).timeline,
+        )  # fmt: skip
+        if answer.is_partial:
+            if not answer.num_forecasts:
+                raise self._nothing_to_forecast(answer.outcomes)
+            for outcome in answer.outcomes:
+                if isinstance(outcome, SeriesError):
+                    self._metrics.series_errors.labels(outcome.code).inc()
+        return answer
 
 
 def parse_request(body: bytes) -> ForecastRequest:
@@ -228,62 +226,3 @@ def encode_all(encoder: RequestEncoder, request: ForecastRequest, horizon: int) 
         except SeriesError as problem:
             outcomes.append(problem)
     return tuple(outcomes)
-
-
-def _with_non_finite(outcomes: Sequence[Outcome], is_finite: NDArray[np.bool_]) -> list[Outcome]:
-    if is_finite.all():
-        return list(outcomes)
-    checked, row = [], 0
-    for index, outcome in enumerate(outcomes):
-        if isinstance(outcome, EncodedSeries):
-            if not is_finite[row]:
-                message = "The forecast of this series is not finite: its values are too large or too uneven."
-                outcome = SeriesError("forecast_not_finite", f"series.{index}", message)
-            row += 1
-        checked.append(outcome)
-    return checked
-
-
-def _render_model(found: Resolved) -> dict[str, Any]:
-    model = found.model
-    return {
-        "name": model.version.name,
-        "version": model.version.version,
-        "alias": found.alias,
-        "run_id": model.version.run_id,
-        "verdict": model.verdict,
-        "reach_steps": model.reach_steps,
-        "trained_until": model.manifest.trained_until,
-    }
-
-
-def _render_series(
-    unique_id: str,
-    ds: list[str] | list[int],
-    values: NDArray[np.float32],
-    levels: Levels,
-    warnings: dict[str, str],
-) -> dict[str, Any]:
-    # A row of float32 is written with the digits that float32 has, not with those of its float64 neighbour.
-    named = list(zip(levels.keys, values, strict=True))
-    return {
-        "unique_id": unique_id,
-        "ds": ds,
-        "mean": named[0][1],
-        "intervals": dict(named[1 : 1 + levels.num_intervals]),
-        "quantiles": dict(named[1 + levels.num_intervals :]),
-        "warnings": [{"code": code, "message": message} for code, message in warnings.items()],
-        "error": None,
-    }
-
-
-def _render_problem(unique_id: str, problem: SeriesError) -> dict[str, Any]:
-    return {
-        "unique_id": unique_id,
-        "ds": [],
-        "mean": [],
-        "intervals": {},
-        "quantiles": {},
-        "warnings": [],
-        "error": {"code": problem.code, "message": problem.message, "path": problem.path},
-    }

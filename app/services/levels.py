@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import FieldProblem, ProblemError
-from app.schemas.forecast import ForecastRequest
 from training.forecasting import interpolate_levels
 
 # 0.5 - 80 / 200 is 0.09999999999999998; ten digits bring back the level the user means.
@@ -30,34 +30,47 @@ class Levels(NamedTuple):
     wanted: tuple[float, ...]
     num_intervals: int
 
-    def read(self, quantiles: NDArray[np.float32], trained: Sequence[float]) -> NDArray[np.float32]:
-        """Values per key (K, B, H), from quantiles (B, H, Q) at the trained levels."""
+    def read(self, quantiles: NDArray[np.float32], trained: tuple[float, ...]) -> list[NDArray[np.float32]]:
+        """Values (B, H) per key, from quantiles (B, Q, H) at the trained levels.
+
+        A trained level is a view of its row: nothing is copied.
+        """
+        if all(level in trained for level in self.wanted):
+            return [quantiles[:, trained.index(level)] for level in self.wanted]
         with np.errstate(invalid="ignore"):  # a forecast that overflowed is refused by the caller
-            values = interpolate_levels(quantiles, trained, self.wanted)
-        return np.ascontiguousarray(np.moveaxis(values, -1, 0), dtype=np.float32)
+            values = interpolate_levels(np.moveaxis(quantiles, 1, -1), trained, self.wanted)
+        return list(np.ascontiguousarray(np.moveaxis(values, -1, 0), dtype=np.float32))
 
 
-def build_levels(request: ForecastRequest, trained: Sequence[float]) -> Levels:
+def build_levels(
+    level: Sequence[float] | None, quantiles: Sequence[float] | None, trained: tuple[float, ...]
+) -> Levels:
     """Decide on the outputs of a request.
 
     Args:
-        request: Its `level` and `quantiles`.
+        level: Central intervals in percent; None = none.
+        quantiles: Quantile levels; None = the trained ones.
         trained: Levels of the network, increasing.
 
     Raises:
         ProblemError: `level_unavailable`, naming what there is.
     """
+    return _build_levels(tuple(level or ()), trained if quantiles is None else tuple(quantiles), trained)
+
+
+@lru_cache(256)  # clients ask for the same few again and again
+def _build_levels(intervals: tuple[float, ...], quantiles: tuple[float, ...], trained: tuple[float, ...]) -> Levels:
     # A network without a median serves the closest it can.
     keys, wanted = ["mean"], [min(max(0.5, trained[0]), trained[-1])]
     fields: list[FieldProblem] = []
-    for index, level in enumerate(dict.fromkeys(request.level or ())):
+    for index, level in enumerate(dict.fromkeys(intervals)):
         pair = (round(0.5 - level / 200, _DIGITS), round(0.5 + level / 200, _DIGITS))
         keys += [f"lo-{level:g}", f"hi-{level:g}"]
         wanted += pair
         if not all(_is_inside(quantile, trained) for quantile in pair):
             fields.append(FieldProblem(f"level.{index}", "level_unavailable", _available(trained)))
     num_intervals = len(keys) - 1
-    for index, quantile in enumerate(dict.fromkeys(trained if request.quantiles is None else request.quantiles)):
+    for index, quantile in enumerate(dict.fromkeys(quantiles)):
         keys.append(f"{quantile:g}")
         wanted.append(quantile)
         if not _is_inside(quantile, trained):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from app.services.context import ContextStore, read_context_store
 from app.services.metrics import ServiceMetrics
+from app.services.network import ServingNetwork
 from app.services.snapshot import CatalogSnapshot
 from app.services.sources import ModelListing, ModelSource, ModelVersion
 from models.bundle import Bundle, BundleManifest, load_bundle
@@ -28,12 +29,14 @@ class LoadedModel:
     Attributes:
         version: What it is.
         bundle: Its network and description.
+        network: Its network, made ready to answer.
         context: The stored last rows of the series it was trained on.
         loaded_at: Seconds since the epoch.
     """
 
     version: ModelVersion
     bundle: Bundle
+    network: ServingNetwork
     context: ContextStore
     loaded_at: float
 
@@ -153,7 +156,7 @@ class VersionLoader:
         context = read_context_store(bundle)
         if self._snapshot is not None:
             self._snapshot.remember(version, directory)
-        return LoadedModel(version, bundle, context, time.time())
+        return LoadedModel(version, bundle, ServingNetwork(bundle.forecaster), context, time.time())
 
     def _fetch(self, version: ModelVersion) -> Path:
         try:

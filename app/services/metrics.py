@@ -25,6 +25,7 @@ class ServiceMetrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._request_children: dict[tuple[str, str, int], tuple[Histogram, Counter]] = {}
         ProcessCollector(registry=registry)
         self.request_seconds = Histogram(
             "gradcast_request_seconds",
@@ -61,6 +62,16 @@ class ServiceMetrics:
             ["model"],
             registry=registry,
         )
+
+    def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count and time one request."""
+        key = (route, method, status)
+        children = self._request_children.get(key)
+        if children is None:  # looking a child up by its labels costs more than counting
+            children = self.request_seconds.labels(route, method), self.requests.labels(route, method, str(status))
+            self._request_children[key] = children
+        children[0].observe(seconds)
+        children[1].inc()
 
     def watch_models(self, read_loaded: Callable[[], Iterable[LoadedRow]]) -> None:
         """Print version, verdict and age of what `read_loaded` returns at every scrape."""

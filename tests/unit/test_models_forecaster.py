@@ -11,13 +11,15 @@ from models.forecaster import CovariateStatistics, Forecaster, ForecastInputs
 from models.heads import non_crossing
 from models.registry import build_forecaster
 
-ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "segrnn")
+ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "lstm+skip", "segrnn")
 LENGTH, HORIZON = 13, 5
 
 
 def build(architecture: str, **changes: object) -> Forecaster:
-    """A small double-precision network with every kind of covariate."""
+    """A small double-precision network with every kind of covariate; `lstm+skip` has the linear skip."""
     torch.manual_seed(0)
+    architecture, _, skip = architecture.partition("+")
+    changes |= {"skip": "linear"} if skip else {}
     description = {
         "architecture": architecture, "context_length": LENGTH, "horizon": HORIZON, "num_past_covariates": 3,
         "num_future_covariates": 2, "num_static_covariates": 1,

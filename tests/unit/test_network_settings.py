@@ -31,6 +31,7 @@ def refusal(**sections: dict[str, Any]) -> str:
         ({"head": "negative_binomial", "scaler": "revin"}, {}, "Set model.scaler: mean_abs"),
         ({"head": "poisson", "conformal": "split"}, {}, "model.conformal: split shifts quantiles off the whole numbers"),
         ({"decoder": "recursive", "head": "quantile"}, {}, "model.decoder: recursive draws every step from a distribution"),
+        ({"decoder": "recursive", "skip": "linear"}, {}, "model.skip: linear hands over a whole horizon"),
         ({"decoder": "recursive", "architecture": "segrnn"}, {}, "recursive reads step by step, which"),
         ({"head": "normal"}, {"loss": "mse"}, "fit.loss: mse needs model.head: point; normal is trained by nll"),
         ({"head": "point"}, {"loss": "nll"}, "nll needs model.head: normal or student_t or"),

@@ -85,10 +85,27 @@ def test_the_smallest_change_that_reaches_is_chosen(delayed: Path, architecture:
 
 def test_what_the_user_wrote_stays(delayed: Path) -> None:
     """An explicit context and initialization are not touched, whatever the need."""
-    written = ("gradients.need_steps=60", "model.context_length=20", "model.initialization=torch")
+    written = ("gradients.need_steps=60", "model.context_length=20", "model.initialization=torch", "model.skip=none")
     prepared = prepare(config_for(delayed, *written))
     assert (prepared.config.model.context_length, prepared.config.model.initialization) == (20, "torch")
     assert not any(note.startswith("model.") for note in prepared.notes)
+
+
+@pytest.mark.parametrize(
+    ("written", "skip"),
+    [
+        ((), "linear"),
+        (("model.architecture=gru",), "linear"),
+        (("model.architecture=rnn",), "none"),
+        (("model.forget_bias=-3",), "none"),
+        (("model.num_layers=8",), "none"),
+        (("fit.tbptt_steps=4",), "none"),
+        (("model.forget_bias=-3", "model.skip=linear"), "linear"),
+    ],
+)
+def test_the_recurrence_gets_company_where_it_is_left_alone(delayed: Path, written: tuple[str, ...], skip: str) -> None:
+    """Whoever sets how it starts, ends or is stacked sees what it does alone, unless told otherwise."""
+    assert prepare(config_for(delayed, "gradients.need_steps=6", *written)).config.model.skip == skip
 
 
 @pytest.mark.parametrize("initialization", ["null", "torch", "chrono"])

@@ -12,18 +12,20 @@ import pytest
 import torch
 
 from app.errors import ProblemError
+from app.services.admission import Admission
 from app.services.engine import InferenceEngine, forward
 from app.services.metrics import ServiceMetrics
+from app.services.network import ServingNetwork
 from models.config import GRUConfig, LinearConfig, LSTMConfig, NetworkConfig, RNNConfig
-from models.forecaster import Forecaster, ForecastInputs
+from models.forecaster import ForecastInputs
 from models.registry import build_forecaster
 
 SOON = 30.0
 
 
-def build_network(config: NetworkConfig | None = None) -> Forecaster:
+def build_network(config: NetworkConfig | None = None) -> ServingNetwork:
     torch.manual_seed(0)
-    return build_forecaster(config or LSTMConfig(context_length=16, horizon=5, hidden_size=8)).eval()
+    return ServingNetwork(build_forecaster(config or LSTMConfig(context_length=16, horizon=5, hidden_size=8)).eval())
 
 
 def build_inputs(num_windows: int, seed: int = 0) -> ForecastInputs:
@@ -39,17 +41,16 @@ def row(inputs: ForecastInputs, index: int) -> ForecastInputs:
     return ForecastInputs(*(tensor[index : index + 1] for tensor in inputs))
 
 
-class GatedForecaster(torch.nn.Module):
+class GatedNetwork:
     """Wraps a network; each forward pass notes its size and waits for the gate."""
 
-    def __init__(self, inner: Forecaster) -> None:
-        super().__init__()
+    def __init__(self, inner: ServingNetwork) -> None:
         self.inner = inner
         self.gate = threading.Event()
         self.entered = threading.Event()
         self.sizes: list[int] = []
 
-    def forward(self, inputs: ForecastInputs) -> torch.Tensor:
+    def __call__(self, inputs: ForecastInputs) -> np.ndarray:
         self.sizes.append(inputs.context.shape[0])
         self.entered.set()
         self.gate.wait(10)
@@ -60,7 +61,7 @@ class GatedForecaster(torch.nn.Module):
 
 @pytest.fixture
 def engine() -> Iterator[InferenceEngine]:
-    engine = InferenceEngine(ServiceMetrics(), max_queue_windows=8, max_batch_windows=6)
+    engine = InferenceEngine(ServiceMetrics(), Admission(8, 6, max_wait_seconds=1.0), max_batch_windows=6)
     engine.start()
     yield engine
     engine.stop()
@@ -70,26 +71,64 @@ def later(seconds: float = SOON) -> float:
     return time.monotonic() + seconds
 
 
-@pytest.mark.parametrize("config_class", [LSTMConfig, GRUConfig, RNNConfig, LinearConfig])
-def test_a_window_gets_the_same_bits_alone_and_in_a_batch(config_class: type[NetworkConfig]) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        LSTMConfig(context_length=16, horizon=5),
+        LSTMConfig(context_length=16, horizon=5, num_layers=2),
+        GRUConfig(context_length=16, horizon=5, hidden_size=8),
+        RNNConfig(context_length=16, horizon=5),
+        LinearConfig(context_length=16, horizon=5),
+    ],
+)
+def test_a_window_gets_the_same_bits_alone_and_in_a_batch(config: NetworkConfig) -> None:
     """A forecast does not depend on how many windows share its forward pass, to the bit, for every architecture."""
-    network = build_network(config_class(context_length=16, horizon=5))
+    network = build_network(config)
     inputs = build_inputs(37)
     together = forward(network, inputs)
     for index in (0, 1, 17, 36):
         assert np.array_equal(forward(network, row(inputs, index))[0], together[index])
 
 
+@pytest.mark.parametrize("config_class", [LSTMConfig, GRUConfig, RNNConfig, LinearConfig])
+def test_a_network_made_ready_forecasts_what_it_did_before(config_class: type[NetworkConfig]) -> None:
+    """The traced network gives the forecaster's quantiles, horizon last, for windows it was not traced with."""
+    network = build_network(config_class(context_length=16, horizon=5))
+    inputs = build_inputs(23, seed=3)
+    with torch.inference_mode():
+        expected = network.forecaster(inputs).transpose(1, 2).numpy()
+    assert network.is_traced
+    np.testing.assert_allclose(network(inputs), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_network_that_cannot_be_traced_is_served_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the tracer, and with one whose graph forecasts otherwise, the plain network answers."""
+    inputs = build_inputs(3)
+    expected = build_network()(inputs)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no tracer")
+
+    monkeypatch.setattr(torch.jit, "trace", refuse)
+    untraced = build_network()
+    monkeypatch.setattr(torch.jit, "trace", lambda module, *_, **__: lambda *tensors: module(*tensors) + 1.0)
+    monkeypatch.setattr(torch.jit, "freeze", lambda graph: graph)
+    mistraced = build_network()
+    for network in (untraced, mistraced):
+        assert not network.is_traced
+        np.testing.assert_allclose(network(inputs), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_works_that_wait_share_one_forward_pass(engine: InferenceEngine) -> None:
     """Whatever queued up while one pass ran is the next pass, and everyone gets their own rows."""
-    network = GatedForecaster(build_network())
+    network = GatedNetwork(build_network())
     inputs = build_inputs(5)
 
     async def ask() -> list[np.ndarray]:
-        first = asyncio.create_task(engine.forecast("m", network, row(inputs, 0), later()))  # type: ignore[arg-type]
+        first = asyncio.create_task(engine.forecast("m", network, row(inputs, 0), later()))
         await asyncio.to_thread(network.entered.wait, 10)
         others = [
-            asyncio.create_task(engine.forecast("m", network, row(inputs, index), later()))  # type: ignore[arg-type]
+            asyncio.create_task(engine.forecast("m", network, row(inputs, index), later()))
             for index in range(1, 5)
         ]
         await asyncio.sleep(0.05)
@@ -97,29 +136,29 @@ def test_works_that_wait_share_one_forward_pass(engine: InferenceEngine) -> None
         return list(await asyncio.gather(first, *others))
 
     answers = asyncio.run(ask())
-    assert network.sizes == [4, 4]  # one window padded to four, then four windows together
+    assert network.sizes == [1, 4]
     expected = forward(network.inner, inputs)
     assert all(np.array_equal(answer[0], expected[index]) for index, answer in enumerate(answers))
 
 
 def test_a_large_work_runs_in_several_passes(engine: InferenceEngine) -> None:
     """No forward pass exceeds max_batch_windows, and the rows of a large request come back in order."""
-    network = GatedForecaster(build_network())
+    network = GatedNetwork(build_network())
     network.gate.set()
     inputs = build_inputs(15)
-    answer = asyncio.run(engine.forecast("m", network, inputs, later()))  # type: ignore[arg-type]
-    assert network.sizes == [6, 6, 4]
+    answer = asyncio.run(engine.forecast("m", network, inputs, later()))
+    assert network.sizes == [6, 6, 3]
     assert np.array_equal(answer, forward(network.inner, inputs))
 
 
 def test_two_networks_never_share_a_pass(engine: InferenceEngine) -> None:
     """Windows are batched per network."""
     one, other = build_network(), build_network(LSTMConfig(context_length=16, horizon=5, hidden_size=12))
-    blocker = GatedForecaster(build_network())
+    blocker = GatedNetwork(build_network())
     inputs = build_inputs(4)
 
     async def ask() -> list[np.ndarray]:
-        tasks = [asyncio.create_task(engine.forecast("b", blocker, row(inputs, 0), later()))]  # type: ignore[arg-type]
+        tasks = [asyncio.create_task(engine.forecast("b", blocker, row(inputs, 0), later()))]
         await asyncio.to_thread(blocker.entered.wait, 10)
         for index in range(4):
             network = (one, other)[index % 2]
@@ -135,14 +174,14 @@ def test_two_networks_never_share_a_pass(engine: InferenceEngine) -> None:
 
 def test_a_failing_window_does_not_fail_its_neighbours(engine: InferenceEngine) -> None:
     """A forward pass that raises is repeated request by request: only the guilty one gets the error."""
-    network = GatedForecaster(build_network())
+    network = GatedNetwork(build_network())
     good = build_inputs(1)
     bad = good._replace(context=torch.full((1, 16), 666.0))
 
     async def ask() -> list[object]:
-        first = asyncio.create_task(engine.forecast("m", network, good, later()))  # type: ignore[arg-type]
+        first = asyncio.create_task(engine.forecast("m", network, good, later()))
         await asyncio.to_thread(network.entered.wait, 10)
-        rest = [asyncio.create_task(engine.forecast("m", network, inputs, later())) for inputs in (bad, good)]  # type: ignore[arg-type]
+        rest = [asyncio.create_task(engine.forecast("m", network, inputs, later())) for inputs in (bad, good)]
         await asyncio.sleep(0.05)
         network.gate.set()
         return list(await asyncio.gather(first, *rest, return_exceptions=True))
@@ -155,15 +194,17 @@ def test_a_failing_window_does_not_fail_its_neighbours(engine: InferenceEngine) 
 
 def test_expired_work_is_dropped_before_it_runs(engine: InferenceEngine) -> None:
     """A request whose deadline passes in the queue gets a TimeoutError and costs no forward pass."""
-    network = GatedForecaster(build_network())
+    network = GatedNetwork(build_network())
     inputs = build_inputs(1)
 
     async def ask() -> None:
-        first = asyncio.create_task(engine.forecast("m", network, inputs, later()))  # type: ignore[arg-type]
+        first = asyncio.create_task(engine.forecast("m", network, inputs, later()))
         await asyncio.to_thread(network.entered.wait, 10)
-        with pytest.raises(TimeoutError):
-            await engine.forecast("m", network, inputs, later(0.02))  # type: ignore[arg-type]
+        late = asyncio.create_task(engine.forecast("m", network, inputs, later(0.02)))
+        await asyncio.sleep(0.1)
         network.gate.set()
+        with pytest.raises(TimeoutError):
+            await late
         await first
 
     asyncio.run(ask())
@@ -173,13 +214,13 @@ def test_expired_work_is_dropped_before_it_runs(engine: InferenceEngine) -> None
 
 def test_a_client_that_leaves_hurts_nobody(engine: InferenceEngine) -> None:
     """A cancelled request is dropped, and the one that shared its pass is answered."""
-    network = GatedForecaster(build_network())
+    network = GatedNetwork(build_network())
     inputs = build_inputs(2)
 
     async def ask() -> np.ndarray:
-        first = asyncio.create_task(engine.forecast("m", network, row(inputs, 0), later()))  # type: ignore[arg-type]
+        first = asyncio.create_task(engine.forecast("m", network, row(inputs, 0), later()))
         await asyncio.to_thread(network.entered.wait, 10)
-        second = asyncio.create_task(engine.forecast("m", network, row(inputs, 1), later()))  # type: ignore[arg-type]
+        second = asyncio.create_task(engine.forecast("m", network, row(inputs, 1), later()))
         await asyncio.sleep(0.02)
         first.cancel()  # while it runs
         network.gate.set()
@@ -188,36 +229,18 @@ def test_a_client_that_leaves_hurts_nobody(engine: InferenceEngine) -> None:
     assert np.array_equal(asyncio.run(ask()), forward(network.inner, row(inputs, 1)))
 
 
-def test_a_full_queue_refuses_with_the_seconds_to_wait(engine: InferenceEngine) -> None:
-    """Admission counts windows: what exceeds the queue is refused with a Retry-After, and freed places are reused."""
-    with engine.admission(5):
-        with pytest.raises(ProblemError) as refusal, engine.admission(4):
-            pass
-        assert refusal.value.code == "queue_full"
-        assert int(refusal.value.headers["Retry-After"]) >= 1
-        with engine.admission(3):
-            assert engine.admitted_windows == 8
-    assert engine.admitted_windows == 0
-
-
-def test_an_empty_queue_admits_a_request_of_any_size(engine: InferenceEngine) -> None:
-    """A request larger than the queue is not refused for ever."""
-    with engine.admission(100):
-        assert engine.admitted_windows == 100
-
-
 def test_draining_refuses_the_new_and_finishes_the_old(engine: InferenceEngine) -> None:
     """After start_draining nothing is admitted, while what waits is still answered, and the thread ends."""
-    network = GatedForecaster(build_network())
+    network = GatedNetwork(build_network())
     inputs = build_inputs(1)
 
     async def ask() -> list[np.ndarray]:
-        first = asyncio.create_task(engine.forecast("m", network, inputs, later()))  # type: ignore[arg-type]
+        first = asyncio.create_task(engine.forecast("m", network, inputs, later()))
         await asyncio.to_thread(network.entered.wait, 10)
-        second = asyncio.create_task(engine.forecast("m", network, inputs, later()))  # type: ignore[arg-type]
+        second = asyncio.create_task(engine.forecast("m", network, inputs, later()))
         await asyncio.sleep(0.02)
         engine.start_draining()
-        with pytest.raises(ProblemError, match="draining"), engine.admission(1):
+        with pytest.raises(ProblemError, match="draining"), engine.admission.hold(1):
             pass
         network.gate.set()
         await asyncio.to_thread(engine.stop)
