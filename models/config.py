@@ -16,9 +16,14 @@ DISTRIBUTION_NAMES: tuple[DistributionName, ...] = get_args(DistributionName)
 # Counts have no negative values, and zero must stay zero: only a scale may be taken from them.
 COUNT_HEADS: tuple[HeadName, ...] = ("negative_binomial", "poisson")
 COUNT_SCALERS: tuple[ScalerName, ...] = ("mean_abs", "none")
-DecoderName = Literal["direct"]
+DecoderName = Literal["direct", "recursive"]
 SkipName = Literal["none", "linear"]
-CellName = Literal["rnn", "gru", "lstm"]
+CellName = Literal["rnn", "gru", "lstm", "mingru", "minlstm"]
+# Cells without a matrix from state to state.
+MINIMAL_CELLS: tuple[CellName, ...] = ("mingru", "minlstm")
+# What a step can be followed by: a draw, or the point itself.
+RECURSIVE_HEADS: tuple[HeadName, ...] = ("point", *DISTRIBUTION_NAMES)
+DEFAULT_PATHS, MAX_PATHS = 100, 10_000
 MAX_QUANTILE_LEVELS = 99
 
 
@@ -101,7 +106,8 @@ class RecurrentConfig(NetworkConfig):
         initialization: How the recurrent weights and biases start; see `models.initialization`.
         forget_bias: Total bias of the forget (GRU: update) gate at the start, overriding the initialization.
         init_gain: Factor on the recurrent matrices at the start.
-        decoder: How the final state becomes a horizon.
+        decoder: How the final state becomes a horizon: `direct`, all steps at once; `recursive`, one after another.
+        num_paths: Sampled paths that the quantiles of a recursive decoder rest on.
         skip: What goes from the window straight to the decoder, past the recurrence; see `models.skip`.
         cell: Kind of the recurrent layers, and their name in reports.
     """
@@ -113,8 +119,17 @@ class RecurrentConfig(NetworkConfig):
     forget_bias: float | None = None
     init_gain: float | None = Field(default=None, gt=0.0)
     decoder: DecoderName = "direct"
+    num_paths: int = Field(default=DEFAULT_PATHS, ge=1, le=MAX_PATHS)
     skip: SkipName = "none"
     cell: ClassVar[CellName]
+
+    @model_validator(mode="after")
+    def _paths_are_drawn_from_distributions(self) -> Self:
+        if self.decoder == "recursive" and self.head not in RECURSIVE_HEADS:
+            raise ValueError(f"head must be {' or '.join(RECURSIVE_HEADS)} for the recursive decoder: it draws from it")
+        if self.decoder == "recursive" and self.skip != "none":
+            raise ValueError("skip must be none for the recursive decoder: it makes the horizon step by step")
+        return self
 
     @property
     def steps_per_update(self) -> int:
@@ -149,6 +164,20 @@ class LSTMConfig(RecurrentConfig):
     cell: ClassVar[CellName] = "lstm"
 
 
+class MinGRUConfig(RecurrentConfig):
+    """Minimal GRU, all steps at once (Feng et al. 2024, 2410.01201)."""
+
+    architecture: Literal["mingru"] = "mingru"
+    cell: ClassVar[CellName] = "mingru"
+
+
+class MinLSTMConfig(RecurrentConfig):
+    """Minimal LSTM, all steps at once (Feng et al. 2024, 2410.01201)."""
+
+    architecture: Literal["minlstm"] = "minlstm"
+    cell: ClassVar[CellName] = "minlstm"
+
+
 class SegRNNConfig(RecurrentConfig):
     """Segment recurrent network (Lin et al. 2023, 2308.11200): a GRU that takes a whole segment per update.
 
@@ -173,7 +202,7 @@ class SegRNNConfig(RecurrentConfig):
         return -(-self.horizon // self.segment_length)
 
 
-StepwiseConfig = RNNConfig | GRUConfig | LSTMConfig
-SomeNetworkConfig = LinearConfig | RNNConfig | GRUConfig | LSTMConfig | SegRNNConfig
+StepwiseConfig = RNNConfig | GRUConfig | LSTMConfig | MinGRUConfig | MinLSTMConfig
+SomeNetworkConfig = LinearConfig | StepwiseConfig | SegRNNConfig
 AnyNetworkConfig = Annotated[SomeNetworkConfig, Field(discriminator="architecture")]
 NETWORK_CONFIG_ADAPTER: TypeAdapter[SomeNetworkConfig] = TypeAdapter(AnyNetworkConfig)

@@ -43,3 +43,26 @@ class DirectDecoder(nn.Module):
         if covariates.shape[-1]:
             steps = torch.cat((steps, covariates), dim=-1)
         return torch.relu(self.mixer(steps))
+
+
+class StepDecoder(nn.Module):
+    """Features of a step from the state before it and what is known of it.
+
+    Args:
+        hidden_size: Units of the state.
+        num_covariates: Channels known for each horizon step (E).
+        num_features: Channels for the head (M).
+    """
+
+    def __init__(self, hidden_size: int, num_covariates: int, num_features: int) -> None:
+        super().__init__()
+        self.mixer = nn.Linear(hidden_size + num_covariates, num_features)
+
+    def forward(self, states: Float[Tensor, "B J D"], covariates: Float[Tensor, "B J E"]) -> Float[Tensor, "B J M"]:
+        """Features of J steps.
+
+        Args:
+            states: Hidden state before each step.
+            covariates: Standardised channels known for it; E may be 0.
+        """
+        return torch.relu(self.mixer(torch.cat((states, covariates), dim=-1)))

@@ -121,6 +121,26 @@ class Forecaster(nn.Module, ABC):
         prediction = self.output.undo_learned(self.predict_scaled(standardised, truncation_steps), self.scaler)
         return ScaledForecast(prediction, window.loc, window.scale)
 
+    def forward_taught(
+        self,
+        inputs: ForecastInputs,
+        target: Float[Tensor, "B H"],
+        target_mask: Bool[Tensor, "B H"],
+        truncation_steps: int | None = None,
+    ) -> ScaledForecast:
+        """What training compares with the target: `forward_scaled`, unless the decoder reads the steps before a step.
+
+        Args:
+            inputs: The windows.
+            target: Future values in the unit of `y`, finite.
+            target_mask: True where the target was observed.
+            truncation_steps: As in `forward_scaled`.
+
+        Returns:
+            Prediction without unit, with level and scale; of every step from what lies before it alone.
+        """
+        return self.forward_scaled(inputs, truncation_steps)
+
     def standardise(self, inputs: ForecastInputs) -> tuple[ForecastInputs, ScaledWindow]:
         """Windows scaled by themselves, covariates by the training rows: what the network proper reads.
 

@@ -11,25 +11,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.config import InitializationName, RecurrentConfig
+from models.config import MINIMAL_CELLS, InitializationName, RecurrentConfig
 from models.errors import NetworkConfigError
+from models.minimal import MinimalLayer
 
-RecurrentLayer = nn.RNN | nn.GRU | nn.LSTM
+RecurrentLayer = nn.RNN | nn.GRU | nn.LSTM | MinimalLayer
 
 # Order of the gates along the rows of torch's weight_ih and weight_hh.
 GATES: dict[str, tuple[str, ...]] = {
     "rnn": (),
     "gru": ("reset", "update", "new"),
     "lstm": ("input", "forget", "cell", "output"),
+    "mingru": ("update", "new"),
+    "minlstm": ("input", "forget", "cell"),
 }
 # The gate that keeps the state: open means long memory.
-KEEP_GATE = {"gru": "update", "lstm": "forget"}
+KEEP_GATE = {"gru": "update", "lstm": "forget", "mingru": "update", "minlstm": "forget"}
 ALLOWED: dict[str, tuple[InitializationName, ...]] = {
     "rnn": ("torch", "orthogonal", "identity"),
     "gru": ("torch", "orthogonal", "forget_bias", "chrono"),
     "lstm": ("torch", "orthogonal", "forget_bias", "chrono"),
 }
 ALLOWED["segrnn"] = ALLOWED["gru"]
+# There is no recurrent matrix that could be orthogonal.
+ALLOWED["mingru"] = ALLOWED["minlstm"] = ("torch", "forget_bias", "chrono")
 
 
 def initialize_layer(layer: RecurrentLayer, config: RecurrentConfig) -> None:
@@ -50,7 +55,7 @@ def initialize_layer(layer: RecurrentLayer, config: RecurrentConfig) -> None:
         NetworkConfigError: If the initialization does not exist for the architecture.
     """
     cell = config.cell
-    validate_initialization(cell, config.initialization, config.forget_bias)
+    validate_initialization(cell, config.initialization, config.forget_bias, config.init_gain)
     layer.reset_parameters()
     with torch.no_grad():
         if config.initialization == "orthogonal":
@@ -69,8 +74,10 @@ def initialize_layer(layer: RecurrentLayer, config: RecurrentConfig) -> None:
             _set_gate_bias(layer, cell, KEEP_GATE[cell], bias)
 
 
-def validate_initialization(architecture: str, initialization: InitializationName, forget_bias: float | None) -> None:
-    """Refuse an initialization that needs a gate the architecture does not have.
+def validate_initialization(
+    architecture: str, initialization: InitializationName, forget_bias: float | None, init_gain: float | None
+) -> None:
+    """Refuse an initialization that needs a gate or a matrix the architecture does not have.
 
     Raises:
         NetworkConfigError: Naming the possible ones.
@@ -83,6 +90,9 @@ def validate_initialization(architecture: str, initialization: InitializationNam
         raise NetworkConfigError(
             "model.forget_bias", "null for rnn, which has no gates", str(forget_bias), "Use lstm or gru."
         )
+    if init_gain is not None and architecture in MINIMAL_CELLS:
+        contract = f"null for {architecture}, which has no recurrent matrix"
+        raise NetworkConfigError("model.init_gain", contract, str(init_gain), "Use model.forget_bias.")
 
 
 class LayerWeights(NamedTuple):
@@ -119,18 +129,24 @@ def _chrono(layer: RecurrentLayer, architecture: str, num_updates: int) -> None:
     longest = max(num_updates - 1.0, 2.0)
     bias = torch.empty(layer.hidden_size).uniform_(1.0, longest).log()
     _set_gate_bias(layer, architecture, KEEP_GATE[architecture], bias)
-    if architecture == "lstm":
+    if "input" in GATES[architecture]:
         _set_gate_bias(layer, architecture, "input", -bias)
 
 
+def layer_biases(layer: RecurrentLayer) -> tuple[Float[Tensor, " GD"], ...]:
+    """The biases whose sum counts: torch's pair, or a minimal layer's only one."""
+    names = ("bias_ih_l0",) if isinstance(layer, MinimalLayer) else ("bias_ih_l0", "bias_hh_l0")
+    return tuple(layer.get_parameter(name) for name in names)
+
+
 def _zero_biases(layer: RecurrentLayer) -> None:
-    weights = layer_weights(layer)
-    nn.init.zeros_(weights.bias_ih)
-    nn.init.zeros_(weights.bias_hh)
+    for bias in layer_biases(layer):
+        nn.init.zeros_(bias)
 
 
 def _set_gate_bias(layer: RecurrentLayer, architecture: str, gate: str, bias: Tensor) -> None:
     rows = gate_rows(architecture, gate, layer.hidden_size)
-    weights = layer_weights(layer)
-    weights.bias_ih[rows] = bias.to(weights.bias_ih)
-    weights.bias_hh[rows] = 0.0
+    first, *others = layer_biases(layer)
+    first[rows] = bias.to(first)
+    for other in others:
+        other[rows] = 0.0

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from models.config import RecurrentConfig, RNNConfig
 from models.initialization import RecurrentLayer, initialize_layer
+from models.minimal import MinGRU, MinLSTM
 
-# (h,) for rnn and gru, (h, c) for lstm; each 1 x B x D.
+# (h, c) for lstm, (h,) for the others; each 1 x B x D.
 LayerState = tuple[Tensor, ...]
 
 
@@ -69,7 +70,18 @@ class RecurrentEncoder(nn.Module):
         """
         if truncation_steps is not None and truncation_steps < inputs.shape[1]:
             return self._forward_truncated(inputs, states, truncation_steps)
-        states = self.initial_states(inputs) if states is None else states
+        return self.advance(inputs, self.initial_states(inputs) if states is None else states)
+
+    def advance(self, inputs: Float[Tensor, "B L C"], states: list[LayerState]) -> EncoderOutput:
+        """Go on from states. Instruments watch `forward`, the pass over the context; a decoder's own steps are no part of it.
+
+        Args:
+            inputs: Channels per step, oldest first.
+            states: Per layer.
+
+        Returns:
+            Outputs of the top layer and the final state of every layer.
+        """
         final: list[LayerState] = []
         for index, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             if index > 0:
@@ -96,6 +108,10 @@ class RecurrentEncoder(nn.Module):
 def _build_layer(config: RecurrentConfig, input_size: int) -> RecurrentLayer:
     if isinstance(config, RNNConfig):
         return nn.RNN(input_size, config.hidden_size, nonlinearity=config.nonlinearity, batch_first=True)
+    if config.cell == "mingru":
+        return MinGRU(input_size, config.hidden_size)
+    if config.cell == "minlstm":
+        return MinLSTM(input_size, config.hidden_size)
     if config.cell == "gru":
         return nn.GRU(input_size, config.hidden_size, batch_first=True)
     return nn.LSTM(input_size, config.hidden_size, batch_first=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from models.config import LinearConfig, SegRNNConfig, SomeNetworkConfig
 from models.forecaster import Forecaster
 from models.linear import LinearForecaster
+from models.recursive import RecursiveForecaster
 from models.segment import SegmentForecaster
 from models.stepwise import StepwiseForecaster
 
@@ -19,4 +20,4 @@ def build_forecaster(config: SomeNetworkConfig) -> Forecaster:
         return LinearForecaster(config)
     if isinstance(config, SegRNNConfig):
         return SegmentForecaster(config)
-    return StepwiseForecaster(config)
+    return RecursiveForecaster(config) if config.decoder == "recursive" else StepwiseForecaster(config)

@@ -62,6 +62,17 @@ class WindowScaler(nn.Module, ABC):
         scale = _floored(spread, context)
         return ScaledWindow((context - loc) / scale * observed, loc, scale)
 
+    def scale_others(
+        self, values: Float[Tensor, "B J"], observed_mask: Bool[Tensor, "B J"], window: ScaledWindow
+    ) -> Float[Tensor, "B J"]:
+        """Scale further values, in the unit of `y`, as a window's own were; 0 where not observed."""
+        scaled = (torch.where(observed_mask, values, window.loc) - window.loc) / window.scale
+        return self.apply_learned(scaled) * observed_mask.to(scaled.dtype)
+
+    def apply_learned(self, scaled: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """From units of `scale` around `loc` to what the network reads; only a scaler with parameters has work here."""
+        return scaled
+
     def undo_learned(self, prediction: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Bring a prediction back to units of `scale` around `loc`; only a scaler with parameters has work here."""
         return prediction
@@ -177,8 +188,11 @@ class RevINScaler(WindowScaler):
     def forward(self, context: Float[Tensor, "B L"], observed_mask: Bool[Tensor, "B L"]) -> ScaledWindow:
         """Scale, then apply the learned gain and shift to the observed values."""
         window = super().forward(context, observed_mask)
-        scaled = (window.scaled * self.log_gain.exp() + self.shift) * observed_mask.to(context.dtype)
-        return window._replace(scaled=scaled)
+        return window._replace(scaled=self.apply_learned(window.scaled) * observed_mask.to(context.dtype))
+
+    def apply_learned(self, scaled: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Apply the learned gain and shift."""
+        return scaled * self.log_gain.exp() + self.shift
 
     def undo_learned(self, prediction: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Undo the learned gain and shift."""

@@ -136,6 +136,8 @@ def _skip(config: TrainingConfig) -> tuple[SkipName, str]:
     model = config.model
     if model.architecture not in SKIPPING:
         return "none", f"{model.architecture} is kept as it is known"
+    if model.decoder == "recursive":
+        return "none", "a recursive decoder makes the horizon step by step"
     by_hand = [name for name in ("initialization", "forget_bias", "init_gain") if getattr(model, name) is not None]
     by_hand += ["num_layers"] if model.num_layers > 2 else []
     if by_hand or config.fit.tbptt_steps is not None:

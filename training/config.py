@@ -14,7 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from models.config import (
     COUNT_HEADS,
     COUNT_SCALERS,
+    DEFAULT_PATHS,
     DISTRIBUTION_NAMES,
+    MAX_PATHS,
+    RECURSIVE_HEADS,
     ConformalName,
     DecoderName,
     HeadName,
@@ -24,9 +27,11 @@ from models.config import (
 )
 from training.errors import ConfigurationError, Problem
 
-ArchitectureName = Literal["linear", "rnn", "gru", "lstm", "segrnn"]
-# Where one set of defaults would not do justice to all: segrnn as its paper trains it (Lin et al. 2023, 2308.11200).
-ARCHITECTURE_DEFAULTS: dict[str, dict[str, Any]] = {"segrnn": {"hidden_size": 512, "dropout": 0.5, "scaler": "last"}}
+ArchitectureName = Literal["linear", "rnn", "gru", "lstm", "mingru", "minlstm", "segrnn"]
+# Where one set of defaults would not do justice to all: whole segments need wider states (docs/networks.md has figures).
+ARCHITECTURE_DEFAULTS: dict[str, dict[str, Any]] = {"segrnn": {"hidden_size": 128, "dropout": 0.1}}
+# Architectures whose state takes one step after another.
+STEPWISE: tuple[ArchitectureName, ...] = ("rnn", "gru", "lstm", "mingru", "minlstm")
 DataFormat = Literal["auto", "long", "wide", "tsf"]
 FillPolicy = Literal["mask", "ffill", "linear", "zero", "error"]
 IrregularPolicy = Literal["error", "resample"]
@@ -105,7 +110,7 @@ class ModelConfig(_Section):
     """The network."""
 
     architecture: ArchitectureName = "lstm"
-    """Network: linear, rnn, gru, lstm or segrnn."""
+    """Network: linear, rnn, gru, lstm, mingru, minlstm or segrnn."""
     context_length: int | None = Field(default=None, ge=1, le=100_000)
     """Past steps the network sees; null = covers the need, a season and two horizons."""
     horizon: int | None = Field(default=None, ge=1, le=100_000)
@@ -127,9 +132,11 @@ class ModelConfig(_Section):
     init_gain: float | None = Field(default=None, gt=0.0)
     """Factor on the recurrent matrices at the start; null = 1."""
     scaler: ScalerName = "standard"
-    """Per-window scaling: standard, mean_abs, robust, last, revin or none (segrnn: last; counts: mean_abs)."""
+    """Per-window scaling: standard, mean_abs, robust, last, revin or none (counts: mean_abs)."""
     decoder: DecoderName = "direct"
-    """How the final state becomes the horizon."""
+    """How the final state becomes the horizon: direct (all steps at once) or recursive (each from the one before)."""
+    num_paths: int = Field(default=DEFAULT_PATHS, ge=1, le=MAX_PATHS)
+    """Sampled paths that the quantiles of the recursive decoder rest on."""
     skip: SkipName | None = None
     """Past the recurrence: linear hands the decoder a linear forecast; null = linear for gru and lstm left as they are."""
     head: HeadName = "quantile"
@@ -143,12 +150,13 @@ class ModelConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_kind(cls, given: Any) -> Any:
-        """An architecture or a head may have defaults of its own; what is written down stays."""
+        """An architecture, a head or a decoder may have defaults of its own; what is written down stays."""
         if not isinstance(given, Mapping):
             return given
         of_architecture = ARCHITECTURE_DEFAULTS.get(str(given.get("architecture")), {})
         of_head = {"scaler": "mean_abs"} if given.get("head") in COUNT_HEADS else {}
-        return of_architecture | of_head | dict(given)
+        of_decoder = {"head": "student_t"} if given.get("decoder") == "recursive" else {}
+        return of_architecture | of_head | of_decoder | dict(given)
 
     @field_validator("quantile_levels")
     @classmethod
@@ -307,12 +315,7 @@ def _impossible_combinations(config: TrainingConfig) -> Iterable[Problem]:
             f"{fit.loss} needs model.head: {' or '.join(heads)}; {model.head} is trained by {', '.join(possible)}."
         )
         yield Problem("config_conflict", "fit.loss", message, "Set fit.loss: auto.")
-    if model.head in COUNT_HEADS and model.scaler not in COUNT_SCALERS:
-        message = f"{model.scaler} moves the zero of the counts that model.head: {model.head} forecasts."
-        yield Problem("config_conflict", "model.scaler", message, "Set model.scaler: mean_abs (or none).")
-    if model.head in COUNT_HEADS and model.conformal != "none":
-        message = f"{model.conformal} shifts quantiles off the whole numbers that model.head: {model.head} forecasts."
-        yield Problem("config_conflict", "model.conformal", message, "Set model.conformal: none.")
+    yield from _impossible_networks(model)
     if fit.tbptt_steps is not None and model.architecture == "linear":
         yield Problem("config_conflict", "fit.tbptt_steps", "a linear network has no time to truncate.", "Remove it.")
     if optimizer.momentum > 0 and optimizer.name not in ("sgd", "nesterov", "rmsprop"):
@@ -343,6 +346,24 @@ def _impossible_combinations(config: TrainingConfig) -> Iterable[Problem]:
                     "Name it once.",
                 )
             roles[column] = role
+
+
+def _impossible_networks(model: ModelConfig) -> Iterable[Problem]:
+    if model.head in COUNT_HEADS and model.scaler not in COUNT_SCALERS:
+        message = f"{model.scaler} moves the zero of the counts that model.head: {model.head} forecasts."
+        yield Problem("config_conflict", "model.scaler", message, "Set model.scaler: mean_abs (or none).")
+    if model.head in COUNT_HEADS and model.conformal != "none":
+        message = f"{model.conformal} shifts quantiles off the whole numbers that model.head: {model.head} forecasts."
+        yield Problem("config_conflict", "model.conformal", message, "Set model.conformal: none.")
+    if model.decoder == "recursive" and model.architecture not in STEPWISE:
+        message = f"recursive reads step by step, which model.architecture: {model.architecture} does not."
+        yield Problem("config_conflict", "model.decoder", message, f"Use {', '.join(STEPWISE)}, or decoder: direct.")
+    elif model.decoder == "recursive" and model.head not in RECURSIVE_HEADS:
+        message = f"recursive draws every step from a distribution, which model.head: {model.head} is not."
+        yield Problem("config_conflict", "model.decoder", message, f"Use model.head: {', '.join(RECURSIVE_HEADS)}.")
+    if model.decoder == "recursive" and model.skip == "linear":
+        message = "linear hands over a whole horizon, and a recursive decoder makes it step by step."
+        yield Problem("config_conflict", "model.skip", message, "Set model.skip: none.")
 
 
 _SECRET_PARAMETER = re.compile(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from jaxtyping import Float
 
 from models.bundle import Bundle, BundleManifest
 from models.errors import GradcastError
+from models.forecaster import ForecastInputs
+from models.recursive import RecursiveForecaster
 from training.config import DataConfig
 from training.data.panel import Panel, build_panel
 from training.data.windows import WindowStore
@@ -24,6 +26,12 @@ class LevelError(GradcastError):
     """A quantile level outside of those the model was trained for."""
 
     code = "level_unavailable"
+
+
+class SamplesError(GradcastError):
+    """Sampled paths asked of a model that draws none."""
+
+    code = "samples_unavailable"
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,7 @@ class PanelForecast:
 
     def to_frame(self) -> pd.DataFrame:
         """Columns unique_id, ds, mean (the median), and one per level, named by its number."""
-        num_series, horizon, _ = self.quantiles.shape
-        times = [pd.Series(self.timestamps(series)) for series in range(num_series)]
-        frame = pd.DataFrame({"unique_id": np.repeat(np.asarray(self.panel.ids, dtype=object), horizon)})
-        frame["ds"] = pd.concat(times, ignore_index=True)
+        frame = _times(self.panel, self.quantiles.shape[1])
         frame["mean"] = interpolate_levels(self.quantiles, self.levels, (0.5,)).reshape(-1)
         for index, level in enumerate(self.levels):
             frame[f"{level:g}"] = self.quantiles[:, :, index].reshape(-1)
@@ -97,16 +102,60 @@ def forecast_panel(bundle: Bundle, panel: Panel) -> PanelForecast:
     Raises:
         DataError: If the horizon's known-future covariates are missing.
     """
+    with torch.inference_mode():
+        parts = [bundle.forecaster(inputs) for inputs in _last_windows(bundle, panel)]
+    return PanelForecast(panel, torch.cat(parts).numpy(), bundle.manifest.network.output_levels)
+
+
+def sample_frame(bundle: Bundle, frame: pd.DataFrame, num_paths: int, seed: int) -> pd.DataFrame:
+    """Futures of every series of a table from its end, drawn step by step.
+
+    Args:
+        bundle: A model with the recursive decoder and a distribution.
+        frame: As `build_request_panel` takes it.
+        num_paths: Futures per series.
+        seed: Of the draws; the same seed gives the same futures.
+
+    Returns:
+        unique_id, ds, and one column per future: sample_1, sample_2, ...
+
+    Raises:
+        SamplesError: If the model draws none.
+        DataError: With everything that is wrong with the table.
+    """
+    forecaster = bundle.forecaster
+    if not isinstance(forecaster, RecursiveForecaster) or not forecaster.draws_paths:
+        network = bundle.manifest.network
+        decoder = getattr(network, "decoder", "direct")
+        raise SamplesError(
+            "the model for --samples", "one whose decoder draws paths",
+            f"{network.architecture} with decoder {decoder} and head {network.head}",
+            "Train with model.decoder=recursive and a distribution as model.head.",
+        )  # fmt: skip
+    panel = build_request_panel(bundle.manifest, frame)
+    with torch.inference_mode():
+        parts = [forecaster.sample_paths(inputs, num_paths, seed) for inputs in _last_windows(bundle, panel)]
+    paths = torch.cat(parts).transpose(1, 2).numpy()
+    names = [f"sample_{number}" for number in range(1, num_paths + 1)]
+    values = pd.DataFrame(paths.reshape(-1, num_paths), columns=names)
+    return pd.concat((_times(panel, paths.shape[1]), values), axis=1)
+
+
+def _last_windows(bundle: Bundle, panel: Panel) -> Iterator[ForecastInputs]:
     network = bundle.manifest.network
     store = WindowStore(panel, network.context_length, network.horizon)
     _validate_future(panel, network.horizon)
     lengths = torch.from_numpy(np.diff(panel.offsets))
-    with torch.inference_mode():
-        parts = [
-            bundle.forecaster(store.gather(series, lengths[series]).inputs)
-            for series in torch.arange(len(panel.ids)).split(WINDOWS_PER_BATCH)
-        ]
-    return PanelForecast(panel, torch.cat(parts).numpy(), network.output_levels)
+    for series in torch.arange(len(panel.ids)).split(WINDOWS_PER_BATCH):
+        yield store.gather(series, lengths[series]).inputs
+
+
+def _times(panel: Panel, horizon: int) -> pd.DataFrame:
+    """unique_id and ds of every step after every series' end."""
+    lengths = np.diff(panel.offsets)
+    times = [pd.Series(panel.timestamps(row, int(length), int(length) + horizon)) for row, length in enumerate(lengths)]
+    frame = pd.DataFrame({"unique_id": np.repeat(np.asarray(panel.ids, dtype=object), horizon)})
+    return frame.assign(ds=pd.concat(times, ignore_index=True))
 
 
 def forecast_frame(bundle: Bundle, frame: pd.DataFrame) -> pd.DataFrame:

@@ -149,7 +149,7 @@ def train_step(
         WorkerLostError: If a process of the team is gone.
     """
     with autocast(fit.precision, batch.target.device):
-        forecast = forecaster.forward_scaled(batch.inputs, fit.tbptt_steps)
+        forecast = forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask, fit.tbptt_steps)
         loss = loss_function(forecast, batch.target, batch.target_mask, scale_floor)
     for parameter in gradient_norms.parameters:  # what optimizer.zero_grad does, without the records of its profiler
         parameter.grad = None
@@ -184,7 +184,7 @@ def validate(
     table = torch.zeros(2, num_windows, dtype=torch.float64)
     end = team.share(num_windows).start
     for batch in validation_batches(data, team):
-        forecast = forecaster.forward_scaled(batch.inputs)
+        forecast = forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask)
         sums = loss_function.window_sums(forecast, batch.target, batch.target_mask, data.floor(batch))
         start, end = end, end + len(batch.target)
         table[:, start:end] = torch.stack(sums)
@@ -368,7 +368,7 @@ class Fit:
         error = NumericalError(f"validation loss at step {self.state.step}", "finite", str(val_loss))
         self.forecaster.eval()
         for batch in validation_batches(self.data):
-            forecast = self.forecaster.forward_scaled(batch.inputs)
+            forecast = self.forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask)
             loss = self.loss_function(forecast, batch.target, batch.target_mask, self.data.floor(batch))
             if not bool(torch.isfinite(loss)):
                 error.loss = loss.item()

@@ -47,7 +47,7 @@ def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
     description |= {
         key: getattr(model, key)
         for key in (
-            "hidden_size", "num_layers", "dropout", "initialization", "forget_bias", "init_gain", "decoder",
+            "hidden_size", "num_layers", "dropout", "initialization", "forget_bias", "init_gain", "decoder", "num_paths",
             "skip",
         )
     }

@@ -21,6 +21,7 @@ from training.data.panel import Panel
 from training.data.splits import Splits
 from training.evaluation import baseline_metrics, finite_metrics
 from training.gradients.evidence import Evidence
+from training.gradients.norms import gate_matrix
 from training.gradients.readings import Readings
 from training.gradients.verdict import Verdict
 from training.loop import FitState
@@ -202,7 +203,7 @@ def fit_figures(prepared: Prepared, state: FitState) -> dict[str, Figure]:
     steps, norms = _columns(readings, "grad_norm/", ("total", *layers))
     if steps:
         figures["grad_norms"] = plot_grad_norms(steps, norms, prepared.config.fit.max_grad_norm)
-    gates = [f"{layer}.weight_hh.{gate}" for layer in layers for gate in GATES.get(layer.partition(".")[0], ())]
+    gates = [f"{layer}.{gate_matrix(layer)}.{gate}" for layer in layers for gate in GATES.get(layer.partition(".")[0], ())]
     steps, norms = _columns(readings, "grad_norm/", tuple(gates))
     if norms:
         figures["gate_norms"] = plot_gate_norms(steps, norms)

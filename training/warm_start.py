@@ -13,7 +13,7 @@ from training.tracking.environment import default_cache_directory, resolve_uri
 from training.tracking.registry import resolve
 
 # What a network may be trained with anew: these shape the start or the output, not the weights.
-_FREE = ("initialization", "forget_bias", "init_gain", "dropout", "conformal")
+_FREE = ("initialization", "forget_bias", "init_gain", "dropout", "conformal", "num_paths")
 _ROLES = ("futr_exog", "hist_exog", "stat_exog")
 
 

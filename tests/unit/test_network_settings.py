@@ -30,6 +30,9 @@ def refusal(**sections: dict[str, Any]) -> str:
         ({"head": "poisson", "scaler": "standard"}, {}, "model.scaler: standard moves the zero"),
         ({"head": "negative_binomial", "scaler": "revin"}, {}, "Set model.scaler: mean_abs"),
         ({"head": "poisson", "conformal": "split"}, {}, "model.conformal: split shifts quantiles off the whole numbers"),
+        ({"decoder": "recursive", "head": "quantile"}, {}, "model.decoder: recursive draws every step from a distribution"),
+        ({"decoder": "recursive", "skip": "linear"}, {}, "model.skip: linear hands over a whole horizon"),
+        ({"decoder": "recursive", "architecture": "segrnn"}, {}, "recursive reads step by step, which"),
         ({"head": "normal"}, {"loss": "mse"}, "fit.loss: mse needs model.head: point; normal is trained by nll"),
         ({"head": "point"}, {"loss": "nll"}, "nll needs model.head: normal or student_t or"),
         ({"head": "point"}, {"loss": "quantile"}, "quantile needs model.head: quantile"),
@@ -46,9 +49,10 @@ def test_an_impossible_combination_is_refused_with_its_key(
 def test_an_architecture_and_a_head_bring_their_defaults() -> None:
     """What is written down beats them; everything else keeps the common ones."""
     segments = build_config({"model": {"architecture": "segrnn", "hidden_size": 32}}).model
-    assert (segments.hidden_size, segments.dropout, segments.scaler) == (32, 0.5, "last")
+    assert (segments.hidden_size, segments.dropout, segments.scaler) == (32, 0.1, "standard")
     assert build_config({"model": {"architecture": "segrnn", "head": "poisson"}}).model.scaler == "mean_abs"
     assert build_config({"model": {"head": "negative_binomial"}}).model.scaler == "mean_abs"
+    assert build_config({"model": {"decoder": "recursive"}}).model.head == "student_t"
     common = build_config({}).model
     assert (common.hidden_size, common.dropout, common.scaler) == (64, 0.0, "standard")
 

@@ -2,6 +2,7 @@
 
     gradcast forecast --model bike --data recent.csv --output forecast.csv
     gradcast forecast --bundle runs/bike/bundle --data recent.parquet --json
+    gradcast forecast --model bike --data recent.csv --samples 200 --seed 7
 
 The file holds the recent past of every series, and, if the model uses covariates known into the future, rows without
 `y` for the horizon.
@@ -23,6 +24,8 @@ from training.commands.options import (
 from training.errors import ConfigurationError, Problem
 
 WRITERS = (".csv", ".csv.gz", ".parquet")
+# A table has a column per future.
+MAX_SAMPLES = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help=f"where to write ({', '.join(WRITERS)}; default: CSV on stdout)"
     )
+    parser.add_argument(
+        "--samples", type=int, metavar="N", help=f"N sampled futures per series instead of quantiles, at most {MAX_SAMPLES}"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampled futures (default: 0)")
     add_tracking_argument(parser)
     add_output_arguments(parser)
 
@@ -45,10 +52,17 @@ def run(options: argparse.Namespace) -> int:
     if options.output is not None and not options.output.name.endswith(WRITERS):
         message = f"must end in {', '.join(WRITERS)}, but is {options.output.name} instead."
         raise ConfigurationError([Problem("output_format", "--output", message)])
-    from training.forecasting import forecast_frame
+    if options.samples is not None and not 1 <= options.samples <= MAX_SAMPLES:
+        message = f"must be from 1 to {MAX_SAMPLES}, but is {options.samples} instead."
+        raise ConfigurationError([Problem("samples_invalid", "--samples", message)])
+    from training.forecasting import forecast_frame, sample_frame
 
     bundle = open_bundle(options)
-    _write(forecast_frame(bundle, read_recent(bundle, options)), options)
+    recent = read_recent(bundle, options)
+    if options.samples is None:
+        _write(forecast_frame(bundle, recent), options)
+    else:
+        _write(sample_frame(bundle, recent, options.samples, options.seed), options)
     return 0
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from training.config import TrainingConfig
 
 # As in the configuration, which costs an import that `--help` can do without.
-ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "segrnn")
+ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "mingru", "minlstm", "segrnn")
 # Flag -> dotted key it sets.
 CONFIG_FLAGS: dict[str, str] = {
     "data": "data.path",

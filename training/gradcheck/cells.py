@@ -180,18 +180,74 @@ class LSTMCell(Cell):
         return StepGradient(d_a, d_a, (np.zeros_like(d_h_next), d_c_next * f))
 
 
+@final
+class MinGRUCell(Cell):
+    """Feng et al. 2024: gates of the input alone; z is what is kept.
+
+    z = sigma(a_z)
+    h' = z * h + (1 - z) * a_n
+    """
+
+    num_gates = 2
+
+    def forward(self, a: Float[Array, "B G"], b: Float[Array, "B G"], state: State) -> tuple[State, Saved]:
+        """One step; remembers h, the gate and what is written."""
+        (h,) = state
+        a_z, a_n = _gates(a, 2)
+        z = sigmoid(a_z)
+        return (z * h + (1.0 - z) * a_n,), (h, z, a_n)
+
+    def backward(self, d_state: State, saved: Saved) -> StepGradient:
+        """One way back, along z * h; nothing passes through a matrix."""
+        (d_h_next,), (h, z, a_n) = d_state, saved
+        d_a = np.concatenate((d_h_next * (h - a_n) * z * (1.0 - z), d_h_next * (1.0 - z)), axis=-1)
+        return StepGradient(d_a, np.zeros_like(d_a), (d_h_next * z,))
+
+
+@final
+class MinLSTMCell(Cell):
+    """Feng et al. 2024: forget and input gate share out one.
+
+    i, f = sigma(a_i), sigma(a_f)
+    k = f / (f + i)
+    h' = k * h + (1 - k) * a_g
+    """
+
+    num_gates = 3
+
+    def forward(self, a: Float[Array, "B G"], b: Float[Array, "B G"], state: State) -> tuple[State, Saved]:
+        """One step; remembers h, both gates, what is kept and what is written."""
+        (h,) = state
+        a_i, a_f, a_g = _gates(a, 3)
+        i, f = sigmoid(a_i), sigmoid(a_f)
+        k = f / (f + i)
+        return (k * h + (1.0 - k) * a_g,), (h, i, f, k, a_g)
+
+    def backward(self, d_state: State, saved: Saved) -> StepGradient:
+        """dk/df = i / (f + i)^2 and dk/di = -f / (f + i)^2, with sigma' = sigma (1 - sigma)."""
+        (d_h_next,), (h, i, f, k, a_g) = d_state, saved
+        d_k = d_h_next * (h - a_g)
+        d_a_i = -d_k * f / (f + i) ** 2 * i * (1.0 - i)
+        d_a_f = d_k * i / (f + i) ** 2 * f * (1.0 - f)
+        d_a = np.concatenate((d_a_i, d_a_f, d_h_next * (1.0 - k)), axis=-1)
+        return StepGradient(d_a, np.zeros_like(d_a), (d_h_next * k,))
+
+
 def build_cell(architecture: str, nonlinearity: str = "tanh") -> Cell:
     """The hand-derived cell of an architecture.
 
     Args:
-        architecture: `rnn`, `gru` or `lstm`.
+        architecture: `rnn`, `gru`, `lstm`, `mingru` or `minlstm`.
         nonlinearity: `tanh` or `relu`; read by `rnn` alone.
 
     Raises:
         NetworkConfigError: If there is no such cell.
     """
     name = f"rnn {nonlinearity}" if architecture == "rnn" else architecture
-    cells: dict[str, type[Cell]] = {"rnn tanh": TanhCell, "rnn relu": ReluCell, "gru": GRUCell, "lstm": LSTMCell}
+    cells: dict[str, type[Cell]] = {
+        "rnn tanh": TanhCell, "rnn relu": ReluCell, "gru": GRUCell, "lstm": LSTMCell, "mingru": MinGRUCell,
+        "minlstm": MinLSTMCell,
+    }  # fmt: skip
     if name not in cells:
         raise NetworkConfigError("cell", f"one of {', '.join(cells)}", name)
     return cells[name]()

@@ -18,6 +18,8 @@ from models.config import (
     HeadName,
     LinearConfig,
     LSTMConfig,
+    MinGRUConfig,
+    MinLSTMConfig,
     NetworkConfig,
     RNNConfig,
     ScalerName,
@@ -37,12 +39,17 @@ from training.gradcheck.finite_differences import (
     probe_directions,
     relative_error,
 )
-from training.gradcheck.forecasters import TrainingExample, differentiate_forecaster, layer_weights
+from training.gradcheck.forecasters import (
+    TrainingExample,
+    differentiate_forecaster,
+    layer_gradients,
+    layer_weights,
+)
 from training.gradcheck.rows import GradcheckRow, TensorError
 from training.gradcheck.through_time import backward_stack, forward_stack
 from training.losses import build_loss
 
-ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "segrnn")
+ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "mingru", "minlstm", "segrnn")
 DEPTHS = (1, 2)
 # Small enough for seconds, large enough that every axis is different and every gate, gap and covariate takes part.
 NUM_WINDOWS, CONTEXT_LENGTH, HORIZON, HIDDEN_SIZE, NUM_CHANNELS = 3, 5, 2, 4, 3
@@ -52,6 +59,9 @@ QUANTILE_LEVELS = (0.1, 0.5, 0.8, 0.9)
 # fastest network.
 SCALERS: tuple[ScalerName, ...] = ("mean_abs", "robust", "last", "revin", "none")
 POINT_LOSSES: tuple[LossName, ...] = ("mae", "mse", "huber")
+_GATED: dict[str, type[GRUConfig | LSTMConfig | MinGRUConfig | MinLSTMConfig]] = {
+    "gru": GRUConfig, "lstm": LSTMConfig, "mingru": MinGRUConfig, "minlstm": MinLSTMConfig,
+}  # fmt: skip
 
 
 def run_gradcheck(architectures: Sequence[str] = ARCHITECTURES, seed: int = 0) -> list[GradcheckRow]:
@@ -62,7 +72,7 @@ def run_gradcheck(architectures: Sequence[str] = ARCHITECTURES, seed: int = 0) -
     gaps in the window, encoder, decoder, head, loss with missing targets; parameters and every input).
 
     Args:
-        architectures: `linear`, `rnn` (tanh and relu), `gru`, `lstm`, `segrnn`.
+        architectures: `linear`, `rnn` (tanh and relu), `gru`, `lstm`, `mingru`, `minlstm`, `segrnn`.
         seed: Draws weights and data.
 
     Returns:
@@ -150,13 +160,13 @@ def _encoder_by_hand(
 ) -> dict[str, Array]:
     """Derivatives of the scalar with respect to inputs, initial states and weights, by name."""
     parameters = _arrays(dict(encoder.named_parameters()))
-    weights = [layer_weights(parameters, f"layers.{index}") for index in range(len(initial))]
+    weights = [layer_weights(parameters, f"layers.{index}", cell) for index in range(len(initial))]
     tapes = forward_stack(cell, weights, inputs, initial)
     gradients = backward_stack(cell, weights, tapes, d_outputs, d_final)
     hand = {"inputs": gradients.inputs}
     for index, (d_state, d_weights) in enumerate(zip(gradients.initial, gradients.weights, strict=True)):
         hand |= {f"initial_{name}.{index}": value[None] for name, value in zip("hc", d_state, strict=False)}
-        hand |= {f"layers.{index}.{name}_l0": value for name, value in d_weights._asdict().items()}
+        hand |= layer_gradients(parameters, f"layers.{index}", d_weights)
     return hand
 
 
@@ -228,7 +238,7 @@ def _recurrent_configs(architecture: str) -> Iterator[StepwiseConfig]:
             yield RNNConfig(**sizes, nonlinearity="tanh")
             yield RNNConfig(**sizes, nonlinearity="relu")
         else:
-            yield GRUConfig(**sizes) if architecture == "gru" else LSTMConfig(**sizes)
+            yield _GATED[architecture](**sizes)
 
 
 def _sizes() -> dict[str, Any]:

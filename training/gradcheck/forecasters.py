@@ -21,7 +21,7 @@ from models.decoders import STEP_FEATURES
 from models.forecaster import ForecastInputs
 from models.heads import center_index
 from training.config import LossName
-from training.gradcheck.cells import Array, build_cell
+from training.gradcheck.cells import Array, Cell, build_cell
 from training.gradcheck.likelihoods import constrained, masked_likelihood
 from training.gradcheck.pullbacks import AffineGradients, ScaledTarget, affine, masked_loss, non_crossing, relu
 from training.gradcheck.scalers import WindowStatistics, window_statistics
@@ -183,7 +183,7 @@ def _segmented(config: SegRNNConfig, weights: Weights, read: _Standardised) -> t
     segments, segments_pullback = relu(embedded)
 
     cell = build_cell("gru")
-    layers = [layer_weights(weights, f"encoder.layers.{index}") for index in range(config.num_layers)]
+    layers = [layer_weights(weights, f"encoder.layers.{index}", cell) for index in range(config.num_layers)]
     zeros = (np.zeros((batch, config.hidden_size)),)
     tapes = forward_stack(cell, layers, segments, [zeros] * config.num_layers)
     # The decoder without its shortcut: every pair of window and segment is a row of its own.
@@ -226,7 +226,7 @@ def _segmented(config: SegRNNConfig, weights: Weights, read: _Standardised) -> t
         # The top layer also takes the steps of the decoder.
         top = [part + more for part, more in zip(d_stack.weights[-1], d_step.weights, strict=True)]
         for index, layer in enumerate([*d_stack.weights[:-1], LayerWeights(*top)]):
-            gradients |= {f"encoder.layers.{index}.{name}_l0": value for name, value in layer._asdict().items()}
+            gradients |= layer_gradients(weights, f"encoder.layers.{index}", layer)
         return d_read, gradients
 
     return raw.reshape(batch, num_outputs * steps, -1)[:, : config.horizon] + change, pullback
@@ -235,7 +235,7 @@ def _segmented(config: SegRNNConfig, weights: Weights, read: _Standardised) -> t
 def _recurrent(config: StepwiseConfig, weights: Weights, read: _Standardised) -> tuple[Array, _Pullback]:
     batch, length = read.scaled.shape
     cell = build_cell(config.architecture, getattr(config, "nonlinearity", "tanh"))
-    layers = [layer_weights(weights, f"encoder.layers.{index}") for index in range(config.num_layers)]
+    layers = [layer_weights(weights, f"encoder.layers.{index}", cell) for index in range(config.num_layers)]
     zeros = (np.zeros((batch, config.hidden_size)),) * cell.num_states
     static = np.repeat(read.static[:, None], length, axis=1)
     channels = np.concatenate((read.scaled[..., None], read.observed[..., None], read.past, static), axis=-1)
@@ -265,15 +265,24 @@ def _recurrent(config: StepwiseConfig, weights: Weights, read: _Standardised) ->
         gradients = _named("decoder.step_projection", d_summary) | _named("decoder.mixer", d_mixer)
         gradients |= _named("head.projection", d_head)
         for index, layer in enumerate(d_stack.weights):
-            gradients |= {f"encoder.layers.{index}.{name}_l0": value for name, value in layer._asdict().items()}
+            gradients |= layer_gradients(weights, f"encoder.layers.{index}", layer)
         return d_read, gradients
 
     return raw, pullback
 
 
-def layer_weights(weights: Weights, prefix: str) -> LayerWeights:
-    """The four weights of the fused layer called `prefix`."""
-    return LayerWeights(*(weights[f"{prefix}.{name}_l0"] for name in LayerWeights._fields))
+def layer_weights(weights: Weights, prefix: str, cell: Cell) -> LayerWeights:
+    """The four weights of the fused layer called `prefix`; those that a minimal layer has not, from the state, are zero."""
+    rows = len(weights[f"{prefix}.bias_ih_l0"])
+    absent = {"weight_hh": np.zeros((rows, rows // cell.num_gates)), "bias_hh": np.zeros(rows)}
+    present = {name: weights[key] for name in LayerWeights._fields if (key := f"{prefix}.{name}_l0") in weights}
+    return LayerWeights(**(absent | present))
+
+
+def layer_gradients(weights: Weights, prefix: str, gradients: LayerWeights) -> dict[str, Array]:
+    """Derivatives with respect to the weights that the layer has, by name."""
+    named = {f"{prefix}.{name}_l0": value for name, value in gradients._asdict().items()}
+    return {name: value for name, value in named.items() if name in weights}
 
 
 def _horizon_covariates(config: NetworkConfig, read: _Standardised) -> Float[Array, "B H E"]:

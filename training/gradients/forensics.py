@@ -98,7 +98,7 @@ def forward(
 ) -> tuple[ScaledForecast, Float[Tensor, ""]]:
     """The forward pass of a step: forecast and loss, as the training loop computes them."""
     with autocast(settings.precision, batch.target.device):
-        forecast = forecaster.forward_scaled(batch.inputs, settings.tbptt_steps)
+        forecast = forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask, settings.tbptt_steps)
         return forecast, settings.loss_function(forecast, batch.target, batch.target_mask, scale_floor)
 
 

@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from models.config import MINIMAL_CELLS
 from models.initialization import GATES, KEEP_GATE
+from models.minimal import keep_logit
 from training.gradients.trace import LayerTrace
 
 # A sigmoid's slope is below 0.7 % of one beyond 5; tanh(a) = 2 sigmoid(2a) - 1 has the same at half of that.
@@ -45,13 +47,15 @@ def preactivations(trace: LayerTrace) -> dict[str, Float[Tensor, "B L D"]]:
         trace: Of an LSTM or GRU layer.
 
     Returns:
-        Gate name to pre-activation; empty for a plain RNN.
+        Gate name to pre-activation; empty for a plain RNN. The gates of a minimal layer look at its inputs alone.
     """
     parameter, architecture = trace.layer.get_parameter, trace.name.partition(".")[0]
     gates = GATES[architecture]
     if not gates:
         return {}
     driven = functional.linear(trace.inputs, parameter("weight_ih_l0"), parameter("bias_ih_l0"))
+    if architecture in MINIMAL_CELLS:
+        return dict(zip(gates, driven.chunk(len(gates), dim=-1), strict=True))
     recurrent = functional.linear(trace.previous(), parameter("weight_hh_l0"), parameter("bias_hh_l0"))
     if architecture == "lstm":
         return dict(zip(gates, (driven + recurrent).chunk(len(gates), dim=-1), strict=True))
@@ -93,8 +97,11 @@ def measure_gates(traces: Sequence[LayerTrace]) -> dict[str, float]:
     """
     numbers: dict[str, Tensor] = {}
     for trace in traces:
-        keep_gate = KEEP_GATE.get(trace.name.partition(".")[0])
-        for gate, values in preactivations(trace).items():
+        cell = trace.name.partition(".")[0]
+        keep_gate, gates = KEEP_GATE.get(cell), preactivations(trace)
+        for gate, values in gates.items():
+            if cell in MINIMAL_CELLS and gate in TANH_GATES:
+                continue  # linear: there is no slope to lose
             saturated, opening = gate_statistics(gate, values)
             key = f"gate/{trace.name}.{gate}"
             numbers[f"{key}.saturated"] = (saturated > MOST_STEPS).double().mean()
@@ -103,7 +110,8 @@ def measure_gates(traces: Sequence[LayerTrace]) -> dict[str, float]:
                 limit = SHUT_KEEP if gate == keep_gate else SHUT
                 numbers[f"{key}.shut"] = (opening < limit).double().mean()
             if gate == keep_gate:
-                constants = actual_time_constants(values) * trace.steps_per_update
+                keep = keep_logit(gates["input"], values) if cell == "minlstm" else values
+                constants = actual_time_constants(keep) * trace.steps_per_update
                 quantiles = constants.quantile(constants.new_tensor(QUANTILES)).unbind()
                 names = (f"memory/{trace.name}.p{level * 100:.0f}" for level in QUANTILES)
                 numbers |= dict(zip(names, quantiles, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.forecaster import RecurrentForecaster
-from models.initialization import KEEP_GATE, gate_rows
+from models.initialization import KEEP_GATE, RecurrentLayer, gate_rows, layer_biases
+from models.minimal import keep_logit
 from training.gradients.spectral import measure_spectral_radius
 from training.gradients.trace import layer_names
 
@@ -60,11 +62,13 @@ def measure_static_memory(forecaster: RecurrentForecaster) -> list[StaticMemory]
         radii = measure_spectral_radius(forecaster)
         return [_from_radius(name, radii[f"spectral_radius/{name}"]) for name in layer_names(forecaster)]
     gate = KEEP_GATE[cell]
-    rows = gate_rows(cell, gate, forecaster.config.hidden_size)
-    biases = [
-        layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0") for layer in forecaster.encoder.layers
-    ]
-    constants = torch.stack([time_constants(bias[rows]) * unit for bias in biases])
+    size = forecaster.config.hidden_size
+    biases = [torch.stack(layer_biases(cast("RecurrentLayer", layer))).sum(0) for layer in forecaster.encoder.layers]
+    keeps = [bias[gate_rows(cell, gate, size)] for bias in biases]
+    if cell == "minlstm":
+        rows = gate_rows(cell, "input", size)
+        keeps = [keep_logit(bias[rows], keep) for bias, keep in zip(biases, keeps, strict=True)]
+    constants = torch.stack([time_constants(keep) * unit for keep in keeps])
     levels = constants.new_tensor(QUANTILES)
     table = constants.quantile(levels, dim=1).T.tolist()
     return [StaticMemory(name, f"{gate} bias", *row) for name, row in zip(layer_names(forecaster), table, strict=True)]

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.config import MINIMAL_CELLS
 from models.forecaster import Forecaster
 from models.initialization import GATES
 from training.errors import NumericalError
@@ -94,7 +95,7 @@ class GradientNorms:
             names = ["total", leaf.layer]
             if leaf.matrix.startswith("weight"):
                 names.append(f"{leaf.layer}.{leaf.matrix}")
-                if leaf.gate and leaf.matrix == "weight_hh":
+                if leaf.gate and leaf.matrix == gate_matrix(leaf.layer):
                     names.append(f"{leaf.layer}.{leaf.matrix}.{leaf.gate}")
             for depth, name in enumerate(names):
                 squares[depth][name] = squares[depth].get(name, 0.0) + norm * norm
@@ -133,6 +134,11 @@ def clip_(parameters: Sequence[nn.Parameter], total: Float[Tensor, ""], max_norm
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     torch._foreach_mul_(gradients, coefficient)
     return coefficient
+
+
+def gate_matrix(layer: str) -> str:
+    """The matrix whose norm is shown gate by gate: the recurrent one, or a minimal layer's only one."""
+    return "weight_ih" if layer.partition(".")[0] in MINIMAL_CELLS else "weight_hh"
 
 
 def named_layer_parameters(forecaster: Forecaster) -> list[tuple[str, str, nn.Parameter]]:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from models.config import MINIMAL_CELLS
 from models.forecaster import RecurrentForecaster
 from models.initialization import GATES, gate_rows
 from training.gradients.trace import layer_names
@@ -49,9 +50,11 @@ def measure_spectral_radius(forecaster: RecurrentForecaster) -> dict[str, float]
         forecaster: The network.
 
     Returns:
-        `spectral_radius/<layer>` per update, dimensionless.
+        `spectral_radius/<layer>` per update, dimensionless; empty for minimal layers, which have no such matrix.
     """
     cell = forecaster.config.cell
+    if cell in MINIMAL_CELLS:
+        return {}
     radii = []
     for layer in forecaster.encoder.layers:
         matrix = layer.get_parameter("weight_hh_l0").detach()

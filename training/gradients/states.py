@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.forecaster import ForecastInputs, RecurrentForecaster
+from models.minimal import MinimalLayer
 from training.gradients.trace import LayerTrace, dropout_off
 
 # Beyond this tanh passes less than 2 % of a gradient.
@@ -34,7 +35,7 @@ def measure_states(traces: Sequence[LayerTrace]) -> dict[str, float]:
     for trace in traces:
         if isinstance(trace.layer, nn.RNN) and trace.layer.nonlinearity == "relu":
             numbers[f"state/{trace.name}.dead"] = dead_share(trace.outputs)
-        else:
+        elif not isinstance(trace.layer, MinimalLayer):  # whose states have no bound to sit at
             beyond = (trace.outputs.abs() > SATURATED_STATE).double().mean(dim=(0, 1))
             numbers[f"state/{trace.name}.saturated"] = (beyond > MOST_STEPS).double().mean()
     return dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True)) if numbers else {}
@@ -52,23 +53,23 @@ def measure_dead_units(forecaster: RecurrentForecaster, inputs: ForecastInputs) 
         `state/<part>.dead`, such as `state/decoder.dead`: the largest share of dead units of the part's ReLU layers,
         since any one alone cuts the forecast off from the past.
     """
-    shares: dict[str, list[Tensor]] = {part: [] for part in forecaster.relu_layers()}
+    parts = forecaster.relu_layers()
+    seen: dict[nn.Module, list[Tensor]] = {layer: [] for layers in parts.values() for layer in layers}
 
-    def keeper(part: str) -> Callable[[nn.Module, object, Tensor], None]:
-        return lambda _module, _arguments, before_relu: shares[part].append(dead_share(before_relu))
+    def keep(module: nn.Module, _arguments: object, before_relu: Tensor) -> None:
+        seen[module].append(before_relu.flatten(0, -2))
 
-    handles = [
-        layer.register_forward_hook(keeper(part))
-        for part, layers in forecaster.relu_layers().items()
-        for layer in layers
-    ]
+    handles = [layer.register_forward_hook(keep) for layer in seen]
     try:
         with dropout_off(forecaster):
             forecaster.forward_scaled(inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return {f"state/{part}.dead": float(torch.stack(found).max()) for part, found in shares.items() if found}
+    # A recursive decoder runs its layer once per step: all steps count together.
+    shares = {layer: dead_share(torch.cat(outputs)) for layer, outputs in seen.items() if outputs}
+    found = {part: [shares[layer] for layer in layers if layer in shares] for part, layers in parts.items()}
+    return {f"state/{part}.dead": float(torch.stack(each).max()) for part, each in found.items() if each}
 
 
 def dead_share(values: Float[Tensor, "*places D"]) -> Float[Tensor, ""]:

@@ -74,6 +74,8 @@ def trace_layers(forecaster: RecurrentForecaster, inputs: ForecastInputs) -> lis
     traces: list[LayerTrace] = []
 
     def keep(module: nn.Module, arguments: tuple[Tensor, Tensor | LayerState], result: tuple[Tensor, object]) -> None:
+        if len(traces) == len(forecaster.encoder.layers):
+            return  # a recursive decoder goes on with the same layers
         state = arguments[1]
         name = layer_names(forecaster)[len(traces)]
         initial = state if isinstance(state, tuple) else (state,)

@@ -98,8 +98,8 @@ def default_space(config: TrainingConfig) -> dict[str, Range | Choices | Multipl
     Args:
         config: As the user wrote it: which keys were set is read from it.
     """
-    gated: When = {"model.architecture": ("lstm", "gru", "segrnn")}
-    recurrent: When = {"model.architecture": ("lstm", "gru", "rnn", "segrnn")}
+    gated: When = {"model.architecture": ("lstm", "gru", "segrnn", "mingru", "minlstm")}
+    recurrent: When = {"model.architecture": ("lstm", "gru", "rnn", "segrnn", "mingru", "minlstm")}
     whole: dict[str, Range | Choices | Multiples] = {
         "model.architecture": Choices(choices=("lstm", "gru", "rnn")),
         "model.context_length": Multiples(multiples=(0.5, 1.0, 1.5, 2.0)),

@@ -12,7 +12,7 @@ from training.gradients.verdict import Remedy
 # of 1 to that (measured at 64 units; the table of reach in the tests).
 TORCH_REACH = 15
 FORGET_BIAS_REACH = 45
-GATED = ("lstm", "gru", "segrnn")
+GATED = ("lstm", "gru", "segrnn", "mingru", "minlstm")
 ADAPTIVE = ("adam", "adamw", "nadam", "radam")
 PLAIN = ("sgd", "nesterov")
 # Of AdamW with one cycle: high enough to arrive within a short budget, low enough for every recurrent network tried.
