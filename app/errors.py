@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 MAX_SHOWN = 5
 MAX_PATH_PART = 64
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class ProblemKind(NamedTuple):
@@ -60,6 +63,7 @@ PROBLEMS: Mapping[str, ProblemKind] = {
     "draining": ProblemKind(503, "The service is shutting down"),
     "deadline_exceeded": ProblemKind(504, "The deadline has passed"),
     "storage_full": ProblemKind(507, "There is no room for the upload"),
+    "storage_unwritable": ProblemKind(507, "The service cannot write to its disk"),
 }
 """Every code the service answers a request with."""
 
@@ -221,11 +225,21 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    codes = {404: "route_not_found", 405: "method_not_allowed"}
+    codes = {404: "route_not_found", 405: "method_not_allowed", 408: "deadline_exceeded", 413: "body_too_large"}
     code = codes.get(error.status_code, "request_invalid" if error.status_code < 500 else "internal_error")
     detail = HTTPStatus(error.status_code).description or PROBLEMS[code].title
     problem = ProblemError(code, f"{detail.rstrip('.')}. See /docs for the routes.", headers=error.headers)
     return build_problem_response(request, problem, error.status_code)
+
+
+async def _on_os_error(request: Request, error: Exception) -> Response:
+    """A disk that is full or read-only is no fault of the program: whoever runs the service can mend it."""
+    if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
+        return await _on_unexpected(request, error)
+    logger.error("the disk refuses %s %s: %s", request.method, request.url.path, error)
+    reason = os.strerror(error.errno)
+    detail = f"The service's disk refuses to be written ({reason}). Nothing was kept; try again when there is room."
+    return build_problem_response(request, ProblemError("storage_unwritable", detail, headers={"Retry-After": "60"}))
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:
@@ -240,5 +254,6 @@ _HANDLERS: Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Res
     GradcastError: _on_gradcast_error,
     RequestValidationError: _on_validation_error,
     HTTPException: _on_http_exception,
+    OSError: _on_os_error,
     Exception: _on_unexpected,
 }

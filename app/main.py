@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.staticfiles import StaticFiles
 
+from app.body_limit import BodyLimitMiddleware
 from app.errors import install_handlers
 from app.jobs.board import JobBoard
 from app.jobs.datasets import DatasetStore
@@ -76,6 +77,10 @@ def create_app(settings: ServiceSettings | None = None, source: ModelSource | No
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=web.STATIC))
     install_handlers(app)
+    own_limits = frozenset({"/forecast", "/datasets"})
+    app.add_middleware(
+        BodyLimitMiddleware, max_bytes=settings.max_body_bytes, seconds=settings.request_timeout_seconds, exempt=own_limits
+    )
     # The last one added is the outermost.
     app.add_middleware(ShortcutMiddleware, routes={"/forecast": forecast.forecast})
     app.add_middleware(MeasuringMiddleware, metrics=service_metrics)

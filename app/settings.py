@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from training.config import redact_uri
 from training.errors import ConfigurationError, Problem
 from training.tracking.environment import default_cache_directory
 
@@ -112,5 +113,5 @@ def load_settings(**overrides: Any) -> ServiceSettings:
 
 def _as_problem(detail: Any) -> Problem:
     key = ".".join(str(part) for part in detail["loc"])
-    actual = repr(detail["input"])[:80]
+    actual = redact_uri(repr(detail["input"]))[:80]
     return Problem("config_invalid", f"{ENV_PREFIX}{key.upper()}", f"{detail['msg']} (is {actual}).")

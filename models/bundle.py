@@ -37,6 +37,8 @@ READABLE_VERSIONS = (1, 2)
 WEIGHTS, MANIFEST, GOLDEN, CONTEXT = "weights.safetensors", "bundle.json", "golden.json", "context.parquet"
 ALLOWED_FILES = frozenset({WEIGHTS, MANIFEST, GOLDEN, CONTEXT})
 MAX_MANIFEST_BYTES = 64 * 2**20
+# Of any other file: more is refused before it is read.
+MAX_FILE_BYTES = 2 * 2**30
 # Another processor may round differently; a wrong weight differs by far more.
 GOLDEN_TOLERANCE = 1e-4
 _DTYPES = {"F32": torch.float32, "F64": torch.float64}
@@ -68,6 +70,7 @@ class BundleManifest(BaseModel):
         num_series: Series trained on.
         versions: Versions of gradcast and of what wrote the bundle.
         sha256: Hash of every other file.
+        manifest_sha256: Hash of this description without this entry, see `manifest_hash`; empty in bundles of before it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,6 +96,7 @@ class BundleManifest(BaseModel):
     num_series: int = Field(default=0, ge=0)
     versions: dict[str, str] = Field(default_factory=dict)
     sha256: dict[str, str] = Field(default_factory=dict)
+    manifest_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,7 @@ def save_bundle(
         raise BundleError(str(directory), f"made of {', '.join(sorted(ALLOWED_FILES))}", f"given {foreign[0]!r}")
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     document = manifest.model_copy(update={"sha256": hashes}).model_dump(mode="json")
+    document["manifest_sha256"] = manifest_hash(document)
     files[MANIFEST] = json.dumps(document, indent=1, allow_nan=False).encode()
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
@@ -149,6 +154,12 @@ def save_bundle(
         staging.replace(directory)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def manifest_hash(document: Mapping[str, Any]) -> str:
+    """sha256 of the content of `bundle.json` as JSON with sorted keys, without the entry that holds it."""
+    content = {key: value for key, value in document.items() if key != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_bundle(directory: Path) -> Bundle:
@@ -192,6 +203,9 @@ def read_manifest(directory: Path) -> BundleManifest:
             repr(version)[:40],
             "Use the gradcast version that wrote it.",
         )
+    expected = document.get("manifest_sha256")
+    if expected and expected != manifest_hash(document):
+        raise BundleError(str(path), "as it was written", "changed", "The bundle is damaged; fetch it again.")
     try:
         return BundleManifest.model_validate(document)
     except ValidationError as error:
@@ -215,6 +229,9 @@ def _validate_files(directory: Path, manifest: BundleManifest) -> None:
         path = directory / name
         if path.is_symlink() or not path.is_file():
             raise BundleError(str(path), "a plain file", "a link or directory", remedy)
+        limit = MAX_MANIFEST_BYTES if name == GOLDEN else MAX_FILE_BYTES
+        if (num_bytes := path.stat().st_size) > limit:
+            raise BundleError(str(path), f"at most {limit} bytes", f"{num_bytes} bytes", remedy)
         with path.open("rb") as stream:
             actual = hashlib.file_digest(stream, "sha256").hexdigest()
         if actual != expected_hash:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,34 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def repository() -> Path:
     """The root of this repository."""
     return REPOSITORY
+
+
+@dataclass(frozen=True)
+class FaultLedger:
+    """What a fault cost. `benchmarks/reliability.py` names a file, and makes its table of what the tests wrote there."""
+
+    path: str | None
+
+    def record(self, fault: str, lost: int, doubled: int, seconds: float) -> None:
+        """Write one trial down, then insist that it cost nothing.
+
+        Args:
+            fault: Row of the table.
+            lost: Things that were acknowledged and are gone.
+            doubled: Things that are there more often than they were made.
+            seconds: From the fault, or the way back being open again, to everything being there.
+        """
+        if self.path is not None:
+            row = {"fault": fault, "lost": lost, "doubled": doubled, "seconds": round(seconds, 3)}
+            with Path(self.path).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
+        assert (lost, doubled) == (0, 0), f"{fault}: {lost} lost, {doubled} doubled"
+
+
+@pytest.fixture(scope="session")
+def ledger() -> FaultLedger:
+    """Where fault tests report."""
+    return FaultLedger(os.environ.get("GRADCAST_FAULT_LEDGER"))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ One file and one rename: a kill at any moment leaves the previous checkpoint or 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,17 +19,23 @@ from torch import Tensor, nn
 
 from training.errors import CheckpointError
 
-LAST, BEST = "last.safetensors", "best.safetensors"
+LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
 _DOCUMENT = "gradcast"
 
 
-def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+def write_checkpoint(
+    path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any], keep_as: Path | None = None
+) -> None:
     """Write tensors and a JSON document as one file, all or nothing, surviving a power cut.
 
     Args:
         path: The file.
         tensors: Any device; stored as they are.
         document: JSON values; infinities allowed.
+        keep_as: Where the file that is replaced goes on living; None = nowhere.
+
+    Raises:
+        OSError: If the disk refuses; what was there before is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = safetensors.torch.save(
@@ -36,11 +43,40 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], document: Mappin
         metadata={_DOCUMENT: json.dumps(document)},
     )
     staging = path.with_suffix(".tmp")
-    with staging.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with staging.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:  # a failed write does not say of which file
+        with contextlib.suppress(OSError):
+            staging.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    if keep_as is not None and path.exists():
+        path.replace(keep_as)
     staging.replace(path)
+
+
+def find_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint of a run that can be read; None if there is none at all.
+
+    A disk that lost power, or a copy that was cut short, may leave a damaged file: then the one before it counts.
+
+    Raises:
+        CheckpointError: If there are some, all damaged.
+    """
+    present = [path for path in (directory / LAST, directory / PREVIOUS) if path.exists()]
+    failure: CheckpointError | None = None
+    for path in present:
+        try:
+            read_checkpoint(path)
+        except CheckpointError as error:
+            failure = failure or error
+        else:
+            return path
+    if failure is not None:
+        raise failure
+    return None
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

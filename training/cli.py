@@ -33,8 +33,10 @@ VERBS: dict[str, str] = {
 # The one table of exit codes: by the stable code of the error.
 EXIT_DONE, EXIT_ENVIRONMENT, EXIT_INPUT, EXIT_NUMERICAL, EXIT_UNHEALTHY, EXIT_STOPPED = 0, 1, 2, 3, 4, 130
 EXIT_CODES: dict[str, int] = {
+    "storage_unwritable": EXIT_ENVIRONMENT,
     "tracking_unavailable": EXIT_ENVIRONMENT,
     "study_unavailable": EXIT_ENVIRONMENT,
+    "worker_lost": EXIT_ENVIRONMENT,
     "non_finite": EXIT_NUMERICAL,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -277,8 +278,26 @@ class TrainingConfig(_Section):
         return self
 
     def to_yaml(self) -> str:
-        """The configuration as a YAML document that reproduces it."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100)
+        """The configuration as a YAML document that reproduces it, but for the credentials in the address of its store."""
+        return yaml.safe_dump(self.public_tree(), sort_keys=False, default_flow_style=None, width=100)
+
+    def to_public_yaml(self) -> str:
+        """The same without the directories above the data file: what leaves this machine."""
+        tree = self.public_tree(is_path_kept=False)
+        return yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=100)
+
+    def public_tree(self, is_path_kept: bool = True) -> dict[str, Any]:
+        """What may be written down and shown: no user, password or token of an address.
+
+        Args:
+            is_path_kept: Whether the directories above the data file belong to it.
+        """
+        tree = self.model_dump(mode="json")
+        if self.tracking.uri is not None:
+            tree["tracking"]["uri"] = redact_uri(self.tracking.uri)
+        if self.data.path is not None and not is_path_kept:
+            tree["data"]["path"] = Path(self.data.path).name
+        return tree
 
 
 def _possible_losses(head: HeadName) -> tuple[LossName, ...]:
@@ -347,6 +366,21 @@ def _impossible_networks(model: ModelConfig) -> Iterable[Problem]:
         yield Problem("config_conflict", "model.skip", message, "Set model.skip: none.")
 
 
+_SECRET_PARAMETER = re.compile(
+    r"([?&;](?:password|passwd|pwd|sslpassword|token|api_?key|secret)=)[^&;\s'\"]*", re.IGNORECASE
+)
+
+
+def redact_uri(text: str) -> str:
+    """A URI, or a text with URIs in it, without users, passwords and tokens."""
+    without_user = re.sub(r"://[^\s/]*@", "://", text)
+    return _SECRET_PARAMETER.sub(r"\1***", without_user)
+
+
+# Beside bad syntax: a date that does not exist, nesting without end.
+UNREADABLE_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+
 def load_config(
     path: str | Path | None = None, overrides: Iterable[str] = (), flags: Mapping[str, Any] | None = None
 ) -> TrainingConfig:
@@ -372,7 +406,7 @@ def load_config(
             continue
         try:
             _assign(tree, key.strip(), yaml.safe_load(text) if text else None)
-        except (yaml.YAMLError, KeyError):
+        except (*UNREADABLE_YAML, KeyError):
             problems.append(Problem("config_syntax", f"--set {key}", "must be a dotted key and a YAML value."))
     for key, value in (flags or {}).items():
         if value is not None:
@@ -425,7 +459,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigurationError([Problem("config_not_found", str(path), "does not exist.")]) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, *UNREADABLE_YAML) as error:
         summary = str(error).splitlines()[0]
         raise ConfigurationError(
             [Problem("config_unreadable", str(path), f"must be a YAML file: {summary}.")]

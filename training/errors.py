@@ -87,6 +87,18 @@ class CheckpointError(GradcastError):
     code = "checkpoint_invalid"
 
 
+class WorkerLostError(GradcastError):
+    """A process of a fit with several workers that ended or cannot be reached."""
+
+    code = "worker_lost"
+
+
+class StorageError(GradcastError):
+    """A directory of this machine that cannot be written: the disk is full, read-only, or somebody else's."""
+
+    code = "storage_unwritable"
+
+
 class TrackingError(GradcastError):
     """The tracking server or the registry refused or did not answer."""
 

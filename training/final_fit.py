@@ -18,6 +18,7 @@ from training.networks import build_network
 from training.preparation import DTYPES, Prepared, series_scale_floor
 from training.progress import FitProgress
 from training.run_directory import RunDirectory
+from training.team import ALONE, Team
 from training.tracking.tracker import NOOP_TRACKER
 from training.warm_start import load_weights, open_warm_start
 
@@ -34,6 +35,7 @@ def fit_on_all_rows(
     loss: ForecastLoss,
     run: RunDirectory,
     progress: FitProgress,
+    team: Team = ALONE,
 ) -> Prepared:
     """Fit a new network from the same start on training, validation and test rows, for as many steps as were chosen.
 
@@ -48,6 +50,7 @@ def fit_on_all_rows(
         loss: What to minimise.
         run: Where the fit keeps its checkpoints while it runs.
         progress: What the user sees of it.
+        team: The processes that fit it together.
 
     Returns:
         The same with all rows as training rows and the new network.
@@ -72,9 +75,10 @@ def fit_on_all_rows(
     fit = Fit(
         forecaster, data, loss, budget, config.optimizer, never, place, NOOP_TRACKER, progress,
         is_hopeless=lambda _state: True,  # the first check is the last step
+        team=team,
     )  # fmt: skip
     fit.run()
-    shutil.rmtree(place)
+    shutil.rmtree(place, ignore_errors=not team.is_leader)
     _keep_shifts(prepared.forecaster, forecaster)
     return replace(prepared, splits=splits, forecaster=forecaster)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from models.forecaster import Forecaster
 from training.checkpoint import (
     BEST,
     LAST,
+    PREVIOUS,
     network_tensors,
     optimizer_tensors,
     random_state,
@@ -40,6 +41,7 @@ from training.losses import ForecastLoss
 from training.optimizers import LearningRateSchedule, build_optimizer
 from training.precision import autocast
 from training.progress import FitProgress
+from training.team import ALONE, Team
 from training.tracking.tracker import Tracker
 from training.validation_loss import LOWEST, ValidationLoss
 
@@ -106,7 +108,13 @@ class FitState:
 
 
 class FitInterruptedError(Exception):
-    """The user stopped the fit; the last checkpoint resumes it."""
+    """The user stopped the run.
+
+    Attributes:
+        directory: Of the run, which goes on from there; None if it had not begun.
+    """
+
+    directory: Path | None = None
 
 
 def train_step(
@@ -118,24 +126,27 @@ def train_step(
     gradient_norms: GradientNorms,
     fit: FitConfig,
     step: int,
+    team: Team = ALONE,
 ) -> StepReading:
     """One update of the weights.
 
     Args:
         forecaster: In training mode.
-        batch: Windows.
+        batch: Windows; of several processes, the share of this one.
         scale_floor: Smallest scale of each window's errors.
         loss_function: What to minimise.
         optimizer: Turns gradients into updates; its learning rate is set.
         gradient_norms: Measures the gradient.
         fit: Clipping, truncation and precision.
         step: Number of this update, from 1.
+        team: Whose gradients are averaged before they are measured.
 
     Returns:
         Loss, gradient norms and clip factor.
 
     Raises:
         NumericalError: If loss or gradient is not finite; the weights are untouched then.
+        WorkerLostError: If a process of the team is gone.
     """
     with autocast(fit.precision, batch.target.device):
         forecast = forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask, fit.tbptt_steps)
@@ -143,6 +154,7 @@ def train_step(
     for parameter in gradient_norms.parameters:  # what optimizer.zero_grad does, without the records of its profiler
         parameter.grad = None
     loss.backward()
+    loss = team.average_(loss, batch.target_mask.sum(), gradient_norms.parameters)
     norms = gradient_norms.measure()
     total = total_norm(norms)
     if not bool(torch.isfinite(loss.detach() + total)):
@@ -152,24 +164,32 @@ def train_step(
     return StepReading(loss.detach(), norms, clip)
 
 
-def validation_batches(data: FitData) -> Iterator[WindowBatch]:
-    """The fixed validation windows, some hundred at a time."""
-    series, cutoff = data.validation
+def validation_batches(data: FitData, team: Team = ALONE) -> Iterator[WindowBatch]:
+    """The fixed validation windows, or the share of this process, some hundred at a time."""
+    share = team.share(len(data.validation[0]))
+    series, cutoff = (part[share] for part in data.validation)
     for rows in range(0, len(series), VALIDATION_BATCH):
         part = slice(rows, rows + VALIDATION_BATCH)
         yield data.store.gather(series[part], cutoff[part])
 
 
 @torch.no_grad()
-def validate(forecaster: Forecaster, data: FitData, loss_function: ForecastLoss) -> ValidationLoss:
-    """Loss of every fixed validation window, in the same scale as the training loss."""
+def validate(
+    forecaster: Forecaster, data: FitData, loss_function: ForecastLoss, team: Team = ALONE
+) -> ValidationLoss:
+    """Loss of every fixed validation window, in the same scale as the training loss; each process takes its share."""
     forecaster.eval()
-    sums = []
-    for batch in validation_batches(data):
+    num_windows = len(data.validation[0])
+    # Every window is somebody's and 0 elsewhere, so that the sum over the team is the same to the bit in each process.
+    table = torch.zeros(2, num_windows, dtype=torch.float64)
+    end = team.share(num_windows).start
+    for batch in validation_batches(data, team):
         forecast = forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask)
-        sums.append(torch.stack(loss_function.window_sums(forecast, batch.target, batch.target_mask, data.floor(batch))))
+        sums = loss_function.window_sums(forecast, batch.target, batch.target_mask, data.floor(batch))
+        start, end = end, end + len(batch.target)
+        table[:, start:end] = torch.stack(sums)
     forecaster.train()
-    total, targets = torch.cat(sums, dim=1).double().cpu()
+    total, targets = team.total(table)
     return ValidationLoss(total, targets)
 
 
@@ -191,6 +211,7 @@ class Fit:
         is_hopeless: Asked after every check; True ends the fit as if its budget were used up.
         keep_start: Whether the weights at the start are a candidate too: a fit that goes on from trained weights then
             never ends with worse ones.
+        team: The processes that take a share of every batch each; all run this fit, the leader alone writes and logs.
     """
 
     def __init__(
@@ -208,11 +229,12 @@ class Fit:
         monitor: GradientMonitor = NOOP_MONITOR,
         is_hopeless: Callable[[FitState], bool] = lambda _state: False,
         keep_start: bool = False,
+        team: Team = ALONE,
     ) -> None:
         self.forecaster, self.data, self.loss_function, self.fit = forecaster, data, loss_function, fit
         self.schedule, self.directory, self.tracker, self.progress = schedule, directory, tracker, progress
         self.stop_requested, self.monitor, self.is_hopeless = stop_requested, monitor, is_hopeless
-        self.keep_start = keep_start
+        self.keep_start, self.team = keep_start, team
         self.device = next(forecaster.parameters()).device
         self.optimizer = build_optimizer(optimizer, forecaster.parameters(), self.device)
         self.rates = LearningRateSchedule(optimizer, fit.max_steps)
@@ -224,7 +246,7 @@ class Fit:
         self._recent: list[StepReading] = []
 
     def run(self) -> FitState:
-        """Train; afterwards the network holds the weights that validation chose.
+        """Train; afterwards the network of the leader holds the weights that validation chose.
 
         Returns:
             The final state, with all readings.
@@ -232,7 +254,9 @@ class Fit:
         Raises:
             NumericalError: If a loss or gradient is not finite.
             FitInterruptedError: If the user stopped it; a checkpoint is written.
+            WorkerLostError: If a process of the team is gone; the last checkpoint resumes the fit.
         """
+        self._start_together()
         self.forecaster.train()
         self.progress.start(self.fit.max_steps, self.state.step)
         try:
@@ -246,25 +270,29 @@ class Fit:
                 self.state.fit_seconds += time.perf_counter() - started
                 if self._is_check(self.state.step):
                     self._check()
-                    if self.is_hopeless(self.state):
+                    if self.team.agree(self.is_hopeless(self.state)):
                         break
-                if self.stop_requested():
+                if self.team.agree_to_stop(self.stop_requested()):
                     self._write_last()
                     raise FitInterruptedError
         finally:
             self.progress.stop()
-        tensors, _ = read_checkpoint(self.directory / BEST)
-        restore_network(self.forecaster, tensors, self.directory / BEST)
+        if self.team.is_leader:
+            tensors, _ = read_checkpoint(self.directory / BEST)
+            restore_network(self.forecaster, tensors, self.directory / BEST)
         self.forecaster.eval()
         return self.state
 
-    def resume(self) -> None:
-        """Continue from the last checkpoint; what follows is equal to an uninterrupted run to the last bit.
+    def resume(self, path: Path | None = None) -> None:
+        """Continue from a checkpoint; what follows is equal to an uninterrupted run to the last bit.
+
+        Args:
+            path: The checkpoint; None = the last one.
 
         Raises:
             CheckpointError: If there is none, or it does not fit.
         """
-        path = self.directory / LAST
+        path = path or self.directory / LAST
         tensors, document = read_checkpoint(path)
         restore_network(self.forecaster, tensors, path)
         restore_optimizer(self.optimizer, tensors)
@@ -275,6 +303,19 @@ class Fit:
         self.rates.plateau_factor, self.rates.plateau_best, self.rates.plateau_bad_checks = plateau
         self.state = FitState(**(document | {"readings": Readings.from_dict(document["readings"])}))
 
+    def _start_together(self) -> None:
+        """Give every process the leader's weights, optimizer and random state, in the form of its checkpoint."""
+        if self.team.size == 1:
+            return
+        path = self.directory / LAST
+        self.team.agree_to_stop(False)  # a wish that came too late for the fit before
+        self._write_last()
+        content = self.team.broadcast(path.read_bytes() if self.team.is_leader else b"")
+        if not self.team.is_leader:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            self.resume()
+
     def _is_check(self, step: int) -> bool:
         return step % self.fit.val_check_steps == 0 or step == self.fit.max_steps
 
@@ -284,9 +325,12 @@ class Fit:
     def _step(self) -> None:
         step = self.state.step + 1
         rate = self.rates.apply(self.optimizer, step)
+        self.team.seed(self.fit.seed, step)
         # A few microseconds; without it a step with dropout could never be repeated.
         random = random_state(self.generator, self.device)
-        batch = self.data.store.gather(*self.data.windows.sample(self.fit.batch_size, self.generator))
+        series, cutoff = self.data.windows.sample(self.fit.batch_size, self.generator)
+        share = self.team.share(len(series))
+        batch = self.data.store.gather(series[share], cutoff[share])
         # A checkpoint must not fall between two logged steps: the mean loss since the last one would be lost.
         logged = self.schedule(step) or self._is_check(step)
         if logged:
@@ -294,9 +338,10 @@ class Fit:
         try:
             reading = train_step(
                 self.forecaster, batch, self.data.floor(batch), self.loss_function, self.optimizer,
-                self.gradient_norms, self.fit, step,
+                self.gradient_norms, self.fit, step, self.team,
             )  # fmt: skip
         except NumericalError as error:
+            batch = self.data.store.gather(series, cutoff)  # whichever process it came from
             raise self._explained(error, batch, random, step, rate) from None
         self._recent.append(reading)
         self.state.step = step
@@ -309,6 +354,8 @@ class Fit:
         self, error: NumericalError, batch: WindowBatch, random: Mapping[str, Tensor], step: int, rate: float | None
     ) -> NumericalError:
         """The error with place and windows; the step is recorded beside the checkpoints."""
+        if not self.team.is_leader:
+            return error
         failed = FailedStep(
             self.forecaster, batch, self.data.floor(batch), self.loss_function, self.fit, step, random, self.data.ids,
             rate, "validation" if rate is None else "step",
@@ -369,7 +416,7 @@ class Fit:
 
     def _check(self) -> None:
         state = self.state
-        validation = validate(self.forecaster, self.data, self.loss_function)
+        validation = validate(self.forecaster, self.data, self.loss_function, self.team)
         val_loss = validation.mean
         if not math.isfinite(val_loss):
             raise self._validation_failure(val_loss)
@@ -380,7 +427,7 @@ class Fit:
             state.bad_checks += 1
         else:
             state.best_val_loss, state.best_step, state.bad_checks = val_loss, state.step, 0
-            write_checkpoint(self.directory / BEST, network_tensors(self.forecaster), {"step": state.step})
+            self._write(BEST, network_tensors(self.forecaster), {"step": state.step})
         state.readings.add(state.step, {"loss/val": val_loss})
         self.tracker.log_metrics({"loss/val": val_loss}, state.step)
         self._write_last()
@@ -401,7 +448,13 @@ class Fit:
             tensors[LOWEST] = torch.stack(self._lowest)
         document = vars(self.state) | {"readings": self.state.readings.to_dict()}
         document["plateau"] = (self.rates.plateau_factor, self.rates.plateau_best, self.rates.plateau_bad_checks)
-        write_checkpoint(self.directory / LAST, tensors, document)
+        self._write(LAST, tensors, document, keep_as=self.directory / PREVIOUS)
+
+    def _write(
+        self, name: str, tensors: Mapping[str, Tensor], document: Mapping[str, Any], keep_as: Path | None = None
+    ) -> None:
+        if self.team.is_leader:
+            write_checkpoint(self.directory / name, tensors, document, keep_as=keep_as)
 
 
 def _raise_non_finite(loss: Tensor, gradient_norms: GradientNorms, norms: Tensor, step: int) -> None:

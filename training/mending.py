@@ -17,6 +17,7 @@ from training.pipeline import Parent, Say, TrainingResult, train
 from training.progress import FitProgress
 from training.reporting import describe_run, read_verdict
 from training.run_directory import RunDirectory, default_path
+from training.team import ALONE, Team
 from training.tracking.tracker import Tracker
 
 NewTracker = Callable[[TrainingConfig], Tracker]
@@ -34,6 +35,7 @@ def train_and_heal(
     output: Path | None = None,
     resume: RunDirectory | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
+    team: Team = ALONE,
 ) -> TrainingResult:
     """`pipeline.train`; with `gradients.on_fault = heal` a faulty run is followed by child runs that try to mend it.
 
@@ -46,6 +48,7 @@ def train_and_heal(
         output: Directory of the run; None = a new one under `runs/`.
         resume: A run to continue.
         stop_requested: Asked after every step.
+        team: The processes that fit every run together; this one leads.
 
     Returns:
         The result of the run that was kept, with the path that led to it.
@@ -55,13 +58,13 @@ def train_and_heal(
         FitInterruptedError: If the user stopped a fit.
     """
     if config.gradients.on_fault != "heal":
-        return train(config, tracker, progress, say, output, resume, stop_requested)
+        return train(config, tracker, progress, say, output, resume, stop_requested, team=team)
     path = resume.path if resume else output or default_path(config.tracking.model_name or model_name(config.data.path))
     failure: NumericalError | None = None
     results: dict[int, TrainingResult] = {}
     started = time.monotonic()
     try:
-        results[0] = train(config, tracker, progress, say, path, resume, stop_requested)
+        results[0] = train(config, tracker, progress, say, path, resume, stop_requested, team=team)
         first = _attempt({}, NO_REMEDY, "", results[0], time.monotonic() - started)
     except NumericalError as error:
         failure = error
@@ -79,7 +82,7 @@ def train_and_heal(
         parent = Parent(tracker.run_id, run.state()["job_id"], _weights_to_keep(plan))
         began = time.monotonic()
         try:
-            result = train(child, new_tracker(child), progress, say, place, None, stop_requested, parent)
+            result = train(child, new_tracker(child), progress, say, place, None, stop_requested, parent, team)
         except NumericalError:
             return _failed(plan.settings, plan.remedy, plan.rule, time.monotonic() - began, place)
         results[number] = result

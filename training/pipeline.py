@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from models.bundle import save_bundle
 from training.backtest import BacktestResult
-from training.checkpoint import LAST, read_checkpoint, restore_network
+from training.checkpoint import LAST, find_checkpoint, read_checkpoint, restore_network
 from training.checks import Check, run_checks
 from training.config import TrainingConfig
 from training.conformal import CalibrationReport, calibrate
-from training.data.windows import TrainingWindows, validation_cutoffs
-from training.errors import NumericalError
+from training.errors import ConfigurationError, NumericalError, Problem, StorageError, TrackingError
 from training.evaluation import baseline_metrics, finite_metrics
 from training.final_fit import fit_on_all_rows
+from training.following import send_assignment
 from training.gradients.conclusion import conclude, conclude_non_finite
 from training.gradients.evidence import Evidence
 from training.gradients.schedule import logging_schedule, never
 from training.gradients.verdict import Verdict
 from training.healing import Healing
 from training.judgement import Judge, build_monitor, build_probe, build_watch
-from training.loop import Fit, FitData, FitInterruptedError, FitState
+from training.loop import Fit, FitInterruptedError, FitState
 from training.losses import build_loss
 from training.model_card import write_model_card
-from training.preparation import DTYPES, Prepared, prepare, series_scale_floor
+from training.preparation import Prepared, build_fit_data, prepare
 from training.progress import SILENT_PROGRESS, FitProgress, RecordedProgress
 from training.report.review import RunReview, Status
 from training.report.view import write_view
@@ -42,10 +46,11 @@ from training.reporting import (
     write_reports,
 )
 from training.run_directory import RunDirectory
+from training.team import ALONE, Team
 from training.tracking.tracker import NOOP_TRACKER, RegisteredModel, RegistrationRequest, Tracker
 
-MAX_VALIDATION_WINDOWS = 1024
 PROGRESS = "progress.jsonl"
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 Say = Callable[[str], None]
 
@@ -140,6 +145,7 @@ def train(
     resume: RunDirectory | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     parent: Parent | None = None,
+    team: Team = ALONE,
 ) -> TrainingResult:
     """Fit one model, judge it, log it, register it.
 
@@ -152,6 +158,7 @@ def train(
         resume: A run to continue.
         stop_requested: Asked after every step.
         parent: The run this one is meant to mend; such a run is registered only if it is healthy.
+        team: The processes that fit it together; this one leads.
 
     Returns:
         Everything there is to report.
@@ -162,29 +169,61 @@ def train(
     """
     prepared = prepare(config)
     config = prepared.config
+    if config.fit.batch_size < team.size:
+        message = f"must be at least one window per worker, but is {config.fit.batch_size} for {team.size} instead."
+        raise ConfigurationError([Problem("config_conflict", "fit.batch_size", message, "Raise it, or use fewer workers.")])
     for note in prepared.notes:
         say(note)
+    _leave_if(stop_requested)
     run = resume or RunDirectory.create(config, output)
     say(f"run directory {run.path}")
-    tracker.start(describe_run(prepared, run, parent.tags() if parent else {}))
-    if parent is not None and parent.checkpoint is not None:
-        restore_network(prepared.forecaster, read_checkpoint(parent.checkpoint)[0], parent.checkpoint)
+    with run.locked():
+        run.write_state(status="running")
+        with _truthful_end(run, tracker):
+            tracker.start(describe_run(prepared, run, parent.tags() if parent else {}))
+            if parent is not None and parent.checkpoint is not None:
+                restore_network(prepared.forecaster, read_checkpoint(parent.checkpoint)[0], parent.checkpoint)
+            judged = fit_and_judge(prepared, run, tracker, progress, say, stop_requested, resume is not None, team)
+            _leave_if(stop_requested)
+            result = _publish(prepared, run, judged, tracker)
+            _leave_if(stop_requested)
+            if config.tracking.register_model and (parent is None or result.verdict.verdict == "healthy"):
+                result.model = _register(result, tracker)
+        result.num_unsent = tracker.finish("FINISHED")
+        run.write_state(status="finished", run_id=result.run_id)
+    return result
+
+
+def _leave_if(stop_requested: Callable[[], bool]) -> None:
+    """End between two phases: after the fit the last checkpoint holds everything, so that a resumed run goes straight on."""
+    if stop_requested():
+        raise FitInterruptedError
+
+
+@contextmanager
+def _truthful_end(run: RunDirectory, tracker: Tracker) -> Iterator[None]:
+    """However the run ends, its directory and the tracking store say so, and the error says how to go on.
+
+    Raises:
+        StorageError: For a disk that refuses.
+    """
     try:
-        judged = fit_and_judge(prepared, run, tracker, progress, say, stop_requested, resume is not None)
-        result = _publish(prepared, run, judged, tracker)
-        if config.tracking.register_model and (parent is None or result.verdict.verdict == "healthy"):
-            result.model = _register(result, tracker)
-    except FitInterruptedError:
+        yield
+    except FitInterruptedError as stop:
+        stop.directory = run.path
         run.write_state(status="stopped")
         tracker.finish("KILLED")
         raise
     except BaseException as error:
-        run.write_state(status="failed")
-        _log_failure(tracker, error)
+        with contextlib.suppress(OSError):  # what failed may be this very disk
+            run.write_state(status="failed")
+        with contextlib.suppress(TrackingError):  # the tracker may be what failed
+            _log_failure(tracker, error)
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            remedy = f"Make room or repair it, then continue: gradcast train --resume {run.path}"
+            actual = f"not ({os.strerror(error.errno or 0)})"
+            raise StorageError(str(error.filename or run.path), "writable", actual, remedy) from error
         raise
-    result.num_unsent = tracker.finish("FINISHED")
-    run.write_state(status="finished", run_id=result.run_id)
-    return result
 
 
 @dataclass(frozen=True)
@@ -216,6 +255,7 @@ def fit_and_judge(
     say: Say = _keep_quiet,
     stop_requested: Callable[[], bool] = lambda: False,
     resume: bool = False,
+    team: Team = ALONE,
 ) -> Judged:
     """The part of a run that computes; only checkpoints and what the fit is judged by are written.
 
@@ -227,6 +267,7 @@ def fit_and_judge(
         say: Told how the fit ended.
         stop_requested: Asked after every step.
         resume: Whether to go on from the last checkpoint, if there is one.
+        team: The processes that fit it together; this one leads.
 
     Returns:
         The fit with its verdict; the network holds the best weights.
@@ -237,12 +278,15 @@ def fit_and_judge(
     """
     keep_start = prepared.config.fit.warm_start is not None
     recorded = RecordedProgress(run.path / PROGRESS, progress)
-    fit, judge = build_fit(prepared, run, tracker, recorded, stop_requested, keep_start)
-    if resume and (run.checkpoints / LAST).exists():
-        fit.resume()
+    fit, judge = build_fit(prepared, run, tracker, recorded, stop_requested, keep_start, team=team)
+    if resume and (checkpoint := find_checkpoint(run.checkpoints)) is not None:
+        if checkpoint.name != LAST:
+            say(f"{run.checkpoints / LAST} is missing or damaged; the checkpoint before it is taken")
+        fit.resume(checkpoint)
         say(f"resumed at step {fit.state.step}")
     write_gradients(run, judge.gather(fit.state, None))
     try:
+        send_assignment(team, prepared)
         state = fit.run()
     except NumericalError as error:
         evidence = judge.gather(fit.state, None)
@@ -252,12 +296,13 @@ def fit_and_judge(
         raise
     say(f"fit ended at step {state.step}; best validation loss {state.best_val_loss:.4f} at step {state.best_step}")
     calibration = calibrate_fit(prepared, fit, say)
+    _leave_if(stop_requested)
     backtests = judge.evaluation.run_all()
     judged = Judged(state, backtests, *judge.judge(state, backtests), calibration)
     if not prepared.config.fit.final:
         return judged
     say(f"final fit on all rows, for the chosen {max(1, state.best_step)} steps")
-    final = fit_on_all_rows(prepared, state, fit.data.validation, fit.loss_function, run, progress)
+    final = fit_on_all_rows(prepared, state, fit.data.validation, fit.loss_function, run, progress, team)
     return replace(judged, final=final)
 
 
@@ -319,6 +364,7 @@ def build_fit(
     stop_requested: Callable[[], bool] = lambda: False,
     keep_start: bool = False,
     watch: Callable[[Judge], Callable[[FitState], bool]] = build_watch,
+    team: Team = ALONE,
 ) -> tuple[Fit, Judge]:
     """Put data, network, loss and instruments together into a fit, and the judge of it beside them.
 
@@ -330,13 +376,9 @@ def build_fit(
         stop_requested: Asked after every step.
         keep_start: Whether the weights from before the first step compete for the best.
         watch: Makes of the judge what is asked after every check; what it raises ends the fit.
+        team: The processes that take a share of every batch each.
     """
-    config, store = prepared.config, prepared.store
-    windows = TrainingWindows(store, prepared.splits)
-    validation = validation_cutoffs(prepared.splits, MAX_VALIDATION_WINDOWS)
-    dtype = DTYPES[config.fit.precision]
-    floor = series_scale_floor(prepared.panel, prepared.splits, config.model.scaler != "none").to(store.device, dtype)
-    data = FitData(store, windows, validation, floor, prepared.panel.ids)
+    config, data = prepared.config, build_fit_data(prepared)
     loss = build_loss(config.fit.loss, prepared.forecaster.config.output_levels, config.model.head)
     schedule = never if config.gradients.preset == "off" else logging_schedule
     probe = build_probe(prepared, data, loss)
@@ -344,6 +386,7 @@ def build_fit(
     fit = Fit(
         prepared.forecaster, data, loss, config.fit, config.optimizer, schedule, run.checkpoints, tracker, progress,
         stop_requested, build_monitor(prepared, probe), _show_at_checks(prepared, run, judge, watch(judge)), keep_start,
+        team,
     )  # fmt: skip
     return fit, judge
 

@@ -16,14 +16,16 @@ from training.config import TrainingConfig
 from training.data.counts import validate_counts
 from training.data.panel import Panel, load_panel
 from training.data.splits import Splits, build_splits
-from training.data.windows import WindowStore, covariate_statistics
+from training.data.windows import TrainingWindows, WindowStore, covariate_statistics, validation_cutoffs
 from training.errors import ConfigurationError, Problem
 from training.gradients.need import Need
+from training.loop import FitData
 from training.networks import build_network
 from training.warm_start import load_weights, open_warm_start
 
 # Errors of a nearly constant window are measured in at least this share of its series' standard deviation.
 SCALE_FLOOR_SHARE = 0.01
+MAX_VALIDATION_WINDOWS = 1024
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 
 
@@ -107,6 +109,16 @@ def prepare(config: TrainingConfig, panel: Panel | None = None) -> Prepared:
     said = (*notes, *panel.notes, *splits.notes)
     known_until = "" if bundle is None else bundle.manifest.trained_until
     return Prepared(config, said, panel, splits, store, forecaster, need, seconds, known_until)
+
+
+def build_fit_data(prepared: Prepared) -> FitData:
+    """Training windows, the fixed validation windows, and what their errors are measured in."""
+    config, store, splits = prepared.config, prepared.store, prepared.splits
+    floor = series_scale_floor(prepared.panel, splits, config.model.scaler != "none")
+    return FitData(
+        store, TrainingWindows(store, splits), validation_cutoffs(splits, MAX_VALIDATION_WINDOWS),
+        floor.to(store.device, DTYPES[config.fit.precision]), prepared.panel.ids,
+    )  # fmt: skip
 
 
 def choose_device(name: str) -> torch.device:

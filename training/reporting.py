@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,7 +46,7 @@ def describe_run(prepared: Prepared, run: RunDirectory, tags: Mapping[str, str] 
         schema |= dict.fromkeys(getattr(panel.columns, role), role)
     params = {
         f"{section}.{key}": str(value)
-        for section, values in config.model_dump(mode="json").items()
+        for section, values in config.public_tree(is_path_kept=False).items()
         for key, value in values.items()
     }
     return RunDescription(
@@ -235,6 +236,9 @@ def log_outcome(
     if tracker is not NOOP_TRACKER:
         for step, picture in flow_pictures(state.readings, verdict.need_steps, unit).items():
             tracker.log_figure("gradients/flow", picture, step)
-    tracker.log_artifact(run.path / "config.yaml")
+    with tempfile.TemporaryDirectory() as folder:  # the run's own file keeps the directory of the data, to be resumed
+        public = Path(folder) / "config.yaml"
+        public.write_text(run.config().to_public_yaml(), encoding="utf-8")
+        tracker.log_artifact(public)
     for folder in ("figures", "gradients", "backtest", "bundle"):
         tracker.log_artifact(run.path / folder, folder)

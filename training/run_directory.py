@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from training.config import TrainingConfig, load_config
-from training.errors import CheckpointError
+from training.errors import CheckpointError, StorageError
 
 RUNS = Path("runs")
 
@@ -31,15 +35,20 @@ class RunDirectory:
 
         Raises:
             CheckpointError: If `output` already holds a run.
+            StorageError: If it cannot be written.
         """
         run = cls(output or default_path(config.tracking.model_name or "model"))
         if run.state_path.exists():
             raise CheckpointError(
                 str(run.path), "a new directory", "one with a run in it", f"Continue it: --resume {run.path}"
             )
-        run.path.mkdir(parents=True, exist_ok=True)
-        (run.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-        run.write_state(job_id=secrets.token_hex(16), status="running")
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            (run.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+            run.write_state(job_id=secrets.token_hex(16), status="running")
+        except OSError as error:
+            remedy = "Make room there, or choose another directory: --output DIR"
+            raise StorageError(str(run.path), "writable", f"not ({error.strerror})", remedy) from error
         return run
 
     @classmethod
@@ -58,8 +67,9 @@ class RunDirectory:
             return run
         candidates = sorted(RUNS.glob("*/run.json"), key=lambda file: file.stat().st_mtime, reverse=True)
         for file in candidates:
-            if cls(file.parent).state().get("status") != "finished":
-                return cls(file.parent)
+            run = cls(file.parent)
+            if not run.is_damaged and run.state().get("status") != "finished":
+                return run
         raise CheckpointError(
             str(RUNS), "a folder with an unfinished run", "without one", "Start one with gradcast train."
         )
@@ -76,6 +86,50 @@ class RunDirectory:
             raise CheckpointError(str(self.state_path), "a readable JSON document", "damaged") from None
         return dict(document)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a live process trains in it; a killed one leaves no other trace than a lock that is free."""
+        try:
+            descriptor = os.open(self.lock_path, os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        else:
+            return False
+        finally:
+            os.close(descriptor)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether its state cannot be read."""
+        try:
+            self.state()
+        except CheckpointError:
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the one process that trains in this directory; ends with the process, however that ends.
+
+        Raises:
+            CheckpointError: If another one is at it.
+        """
+        descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            remedy = "Wait for it, or stop it first."
+            raise CheckpointError(str(self.path), "free", "being trained by another process", remedy) from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
     def write_state(self, **changes: Any) -> None:
         """Change entries of the state, all or nothing."""
         state = (self.state() if self.state_path.exists() else {}) | changes
@@ -87,6 +141,11 @@ class RunDirectory:
     def state_path(self) -> Path:
         """Where the state is."""
         return self.path / "run.json"
+
+    @property
+    def lock_path(self) -> Path:
+        """Held by the process that trains in it."""
+        return self.path / "run.lock"
 
     @property
     def checkpoints(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -12,14 +13,23 @@ MAX_NAME = 80
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, also after a power cut."""
+    """Write a file so that a reader sees the old content or the new one, also after a power cut.
+
+    Raises:
+        OSError: If the disk refuses; nothing is left behind then.
+    """
     staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     data = content.encode() if isinstance(content, str) else content
-    with staging.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    staging.replace(path)
+    try:
+        with staging.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        staging.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            staging.unlink()
+        raise
 
 
 def safe_file_name(name: str, default: str = "data.csv") -> str:

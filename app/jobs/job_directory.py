@@ -19,6 +19,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from app.jobs.files import write_whole
 State = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 FINAL_STATES: tuple[State, ...] = ("succeeded", "failed", "cancelled")
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+# Names that the training gives its checkpoints: the last, and the one before it.
+CHECKPOINTS = ("last.safetensors", "previous.safetensors")
 # Whoever looks whether the lock is free holds it for an instant.
 LOCK_RETRY_SECONDS = 0.5
 
@@ -116,9 +119,13 @@ class JobDirectory:
         record = JobSpec(id=job_id, created_at=now.isoformat(timespec="seconds"), **spec)
         staging = root / f".{job_id}"
         staging.mkdir(parents=True)
-        (staging / "config.yaml").write_text(config_yaml, encoding="utf-8")
-        write_whole(staging / "job.json", record.model_dump_json(indent=1))
-        staging.rename(root / job_id)
+        try:
+            (staging / "config.yaml").write_text(config_yaml, encoding="utf-8")
+            write_whole(staging / "job.json", record.model_dump_json(indent=1))
+            staging.rename(root / job_id)
+        except OSError:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
         return cls(root / job_id)
 
     @classmethod
@@ -153,7 +160,7 @@ class JobDirectory:
     @property
     def has_checkpoint(self) -> bool:
         """Whether a stopped training can go on from where it was."""
-        return any((self.run / "checkpoints").glob("last.*"))
+        return any((self.run / "checkpoints" / name).is_file() for name in CHECKPOINTS)
 
     @property
     def outcome(self) -> Outcome | None:

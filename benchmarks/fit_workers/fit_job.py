@@ -40,6 +40,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--warm-up", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes of gradcast")
     return parser.parse_args()
 
 
@@ -49,10 +50,12 @@ class StepClock:
     def __init__(self, warm_up: int) -> None:
         self.warm_up = warm_up
         self.ends: list[float] = []
+        self.busy: list[float] = []
 
     def tick(self) -> None:
         """An optimizer step ended now."""
         self.ends.append(time.perf_counter())
+        self.busy.append(time.process_time())
 
     def windows_per_second(self, block: int = 10) -> float:
         """Median over blocks of steps after the warm-up, so that a moment of another process does not count."""
@@ -60,6 +63,10 @@ class StepClock:
         block = max(1, min(block, len(ends) - 1))
         rates = [block * BATCH_SIZE / (ends[i + block] - ends[i]) for i in range(0, len(ends) - block, block)]
         return float(np.median(rates))
+
+    def processor_seconds_per_step(self) -> float:
+        """Median time that this process computed, on whatever machine load, all its threads together."""
+        return float(np.median(np.diff(self.busy[self.warm_up :])))
 
     def mean_windows_per_second(self) -> float:
         """Plain mean after the warm-up, interruptions included."""
@@ -82,6 +89,7 @@ def report(clock: StepClock, import_seconds: float, prepare_seconds: float, num_
     document = {
         "windows_per_second": clock.windows_per_second(),
         "mean_windows_per_second": clock.mean_windows_per_second(),
+        "processor_seconds_per_step": clock.processor_seconds_per_step(),
         "steps": len(clock.ends),
         "import_seconds": import_seconds,
         "prepare_seconds": prepare_seconds,

@@ -38,6 +38,8 @@ import pandas as pd  # noqa: E402
 from training import pipeline, preparation, reporting  # noqa: E402
 from training.commands.train import build_tracker  # noqa: E402
 from training.config import build_config  # noqa: E402
+from training.following import send_assignment  # noqa: E402
+from training.launching import open_team  # noqa: E402
 from training.progress import SILENT_PROGRESS  # noqa: E402
 from training.run_directory import RunDirectory  # noqa: E402
 
@@ -49,7 +51,7 @@ def main() -> None:
     """Train and report."""
     arguments = read_arguments()
     common = arguments.variant != "defaults"
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, open_team(arguments.workers) as team:
         os.chdir(directory)
         frame = pd.DataFrame(
             {
@@ -58,7 +60,7 @@ def main() -> None:
                 "y": build_values().reshape(-1),
             }
         )
-        frame.to_parquet("panel.parquet", index=False)
+        frame.to_parquet(Path(directory) / "panel.parquet", index=False)
         started = time.perf_counter()
         shape = {
             "context_length": CONTEXT_LENGTH,
@@ -68,7 +70,7 @@ def main() -> None:
         }
         config = build_config(
             {
-                "data": {"path": "panel.parquet", "calendar": "none" if common else "auto"},
+                "data": {"path": str(Path(directory) / "panel.parquet"), "calendar": "none" if common else "auto"},
                 "model": shape | (COMMON_JOB if common else {}),
                 "optimizer": {"name": "adam", "learning_rate": LEARNING_RATE, "schedule": "constant"},
                 "fit": {
@@ -91,8 +93,9 @@ def main() -> None:
             clock.tick()
             return False
 
-        fit, _ = pipeline.build_fit(prepared, run, tracker, SILENT_PROGRESS, after_step)
+        fit, _ = pipeline.build_fit(prepared, run, tracker, SILENT_PROGRESS, after_step, team=team)
         prepare_seconds = time.perf_counter() - started
+        send_assignment(team, prepared)
         fit.run()
         clock.ends.pop()  # the last step is followed by the validation check
         num_unsent = tracker.finish("FINISHED")

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 
 from app.jobs.job_directory import JobDirectory
+from tests.e2e.service_site import Site, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,62 +26,6 @@ CONFIG = {
 }
 
 
-class Site:
-    """The service as a process, with everything it writes in one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.jobs = folder / "jobs" / "jobs"
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = listener.getsockname()[1]
-        self.process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        environment = {
-            **os.environ, "GRADCAST_PORT": str(self.port), "GRADCAST_JOBS_DIRECTORY": str(self.folder / "jobs"),
-            "GRADCAST_TRACKING_URI": f"sqlite:///{self.folder / 'mlflow.db'}", "GRADCAST_POLL_SECONDS": "0.5",
-            "GRADCAST_CACHE_DIRECTORY": str(self.folder / "cache"), "OMP_NUM_THREADS": "1",
-            "XDG_CACHE_HOME": str(self.folder / "cache"),
-        }  # fmt: skip
-        with (self.folder / "service.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "app"], env=environment, stdout=log, stderr=log, cwd=self.folder
-            )
-        wait_for(lambda: self.answers("/livez"))
-
-    def answers(self, path: str) -> bool:
-        try:
-            return self.get(path).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=30)
-
-    def post(self, path: str, **content) -> httpx.Response:
-        return httpx.post(f"http://127.0.0.1:{self.port}{path}", timeout=120, **content)
-
-    def processes(self) -> list[int]:
-        """Worker and training of this site, by the directory they run in."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                words = (entry / "cmdline").read_bytes() if entry.name.isdecimal() else b""
-                if (b"app.jobs" in words or b"--json\0--" in words) and (entry / "cwd").readlink() == self.folder:
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-        return found
-
-
-def wait_for(condition, seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the condition never came true"
-        time.sleep(0.1)
-
-
 @pytest.fixture
 def site(tmp_path):
     """Nothing of it survives the test."""
@@ -96,7 +38,7 @@ def site(tmp_path):
         os.kill(pid, signal.SIGKILL)
 
 
-def test_a_job_survives_the_death_of_service_and_worker(site, repository):
+def test_a_job_survives_the_death_of_service_and_worker(site, repository, ledger):
     """Killed both, the job is pending as soon as its training has stopped, never running without a process; the next
     service takes it up from the checkpoint, and what it trained is served, with its gradients.
     """
@@ -119,10 +61,14 @@ def test_a_job_survives_the_death_of_service_and_worker(site, repository):
     config = (job.run / "config.yaml").read_text()
     (job.run / "config.yaml").write_text(config.replace("max_steps: 4000", "max_steps: 400"))
 
+    began = time.monotonic()
     site.start()
     wait_for(lambda: site.get(f"/jobs/{job_id}").json()["state"] in ("succeeded", "failed"))
+    seconds = time.monotonic() - began
     body = site.get(f"/jobs/{job_id}").json()
     assert (body["state"], body["num_attempts"], body["model"]["name"]) == ("succeeded", 2, "fuel"), body["log"]
     assert any(line.startswith("resumed at step ") for line in body["log"])
     assert site.get(f"/runs/{body['run_id']}/gradients").json()["step"] >= 20
     wait_for(lambda: body["model"]["version"] in [v["version"] for v in site.get("/models/fuel").json().get("versions", [])])
+    num_versions = len(site.get("/models/fuel").json()["versions"])
+    ledger.record("kill -9 of service and worker in mid-training", int(num_versions < 1), max(0, num_versions - 1), seconds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ import pytest
 from models.bundle import BundleManifest, load_bundle, save_bundle
 from models.config import GRUConfig
 from models.registry import build_forecaster
+from tests.conftest import FaultLedger
+from tests.integration.mlflow_server import Server, free_port, wait_for
 from training.tracking import registry
 from training.tracking.environment import open_client
 from training.tracking.mlflow_tracker import MlflowTracker
@@ -29,53 +30,6 @@ from training.tracking.tracker import RegistrationRequest, RunDescription
 REPOSITORY = Path(__file__).parents[2]
 OUTAGE_SECONDS = 2.0
 pytestmark = [pytest.mark.slow, pytest.mark.network]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def wait_for(url: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail(f"{url} did not answer in {seconds} s")
-
-
-class Server:
-    """An MLflow server that can be killed and started again on the same port and store."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.port = directory, free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [
-            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{self.directory}/server.db",
-            "--artifacts-destination", str(self.directory / "store"),
-        ]  # fmt: skip
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with (self.directory / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=self.directory
-            )
-
-    def wait(self) -> None:
-        wait_for(f"{self.uri}/health")
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +54,7 @@ def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
 
 
 def test_outage_in_mid_run_loses_and_doubles_nothing(
-    server: Server, bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    server: Server, bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], ledger: FaultLedger
 ) -> None:
     """The server is killed in mid-run and comes back: recording never takes 50 ms, and every point is there once."""
     tracker = MlflowTracker(server.uri, tmp_path / "spool", interval_seconds=0.1)
@@ -128,8 +82,11 @@ def test_outage_in_mid_run_loses_and_doubles_nothing(
     assert tracker.register(RegistrationRequest("outage", bundle)) is not None
     assert tracker.finish("FINISHED", deadline_seconds=60.0) == 0
     assert slowest < 0.05
-    for index, key in enumerate(keys):
-        assert history(server.uri, run_id, key) == [(s, s + index / 7) for s in range(step)]
+    seconds = time.monotonic() - restarted_at
+    points = [point for key in keys for point in history(server.uri, run_id, key)]
+    expected = [(s, s + index / 7) for index in range(len(keys)) for s in range(step)]
+    lost, doubled = len(set(expected) - set(points)), len(points) - len(set(points) & set(expected))
+    ledger.record("kill -9 of the tracking server", lost, doubled, seconds)
     assert open_client(server.uri).get_run(run_id).info.status == "FINISHED"
     output = capfd.readouterr()
     assert output.out == ""
@@ -157,7 +114,7 @@ def test_bundle_travels_through_the_server(server: Server, bundle: Path, tmp_pat
     assert not [path for path in server.directory.rglob("*") if path.suffix in (".pkl", ".pickle", ".pt")]
 
 
-def test_killed_training_is_completed_by_its_sender(server: Server, tmp_path: Path) -> None:
+def test_killed_training_is_completed_by_its_sender(server: Server, tmp_path: Path, ledger: FaultLedger) -> None:
     """After `kill -9` of the training the sender's own process sends the rest and closes the run; sync finds nothing to do."""
     program = f"""
 import time
@@ -178,9 +135,12 @@ time.sleep(60)
     assert process.stdout.readline().strip() == "recorded"
     process.kill()
     process.communicate()
+    began = time.monotonic()
     report = sync(tmp_path / "spool")  # waits for the sender, which is at it
     assert report.num_unsent == 0
-    assert history(server.uri, run_id, "loss/train") == [(step, step * 0.5) for step in range(2000)]
+    points, expected = history(server.uri, run_id, "loss/train"), [(step, step * 0.5) for step in range(2000)]
+    lost, doubled = len(set(expected) - set(points)), len(points) - len(set(points) & set(expected))
+    ledger.record("kill -9 of the training, its sender lives", lost, doubled, time.monotonic() - began)
     assert open_client(server.uri).get_run(run_id).info.status == "KILLED"
     assert sync(tmp_path / "spool").runs == ()
 

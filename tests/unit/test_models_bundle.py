@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from models.bundle import Bundle, BundleManifest, load_bundle, save_bundle
+from models.bundle import Bundle, BundleManifest, load_bundle, manifest_hash, save_bundle
 from models.config import DISTRIBUTION_NAMES, DistributionName, LSTMConfig
 from models.errors import BundleError
 from models.forecaster import Forecaster, ForecastInputs
@@ -40,6 +40,7 @@ def edit_manifest(directory: Path, change: Callable[[dict[str, object]], None]) 
     """Change bundle.json as an attacker would."""
     document = json.loads((directory / "bundle.json").read_text())
     change(document)
+    document["manifest_sha256"] = manifest_hash(document)
     (directory / "bundle.json").write_text(json.dumps(document))
 
 
@@ -219,3 +220,21 @@ def test_weights_that_are_no_numbers_are_not_saved(network: Forecaster, tmp_path
     with pytest.raises(BundleError, match="finite"):
         save_bundle(tmp_path / "bundle", network, BundleManifest(network=CONFIG))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_description_that_changed_on_the_way_is_refused(saved: Path) -> None:
+    """Another score, verdict or name in bundle.json is noticed: the description carries a hash of itself."""
+    text = (saved / "bundle.json").read_text()
+    changed = text.replace('"season_length": ', '"season_length": 1')
+    assert changed != text
+    (saved / "bundle.json").write_text(changed)
+    with pytest.raises(BundleError, match="changed"):
+        load_bundle(saved)
+
+
+def test_a_bundle_from_before_that_hash_is_read(saved: Path) -> None:
+    """Without the entry there is nothing to compare; everything else is checked as ever."""
+    document = json.loads((saved / "bundle.json").read_text())
+    del document["manifest_sha256"]
+    (saved / "bundle.json").write_text(json.dumps(document))
+    assert load_bundle(saved).manifest.manifest_sha256 == ""

@@ -74,8 +74,9 @@ def run(options: argparse.Namespace) -> int:
             config, train.build_tracker(config), train.build_tracker, build_progress(quiet=False), _say,
             stop_requested=train.StopRequest().requested,
         )  # fmt: skip
-    except FitInterruptedError:
-        print("gradcast demo: stopped; continue with gradcast train --resume", file=sys.stderr)
+    except FitInterruptedError as stopped:
+        way_on = "" if stopped.directory is None else f"; continue: gradcast train --resume {stopped.directory}"
+        print(f"gradcast demo: stopped{way_on}", file=sys.stderr)
         return train.EXIT_STOPPED
     train.print_summary(result)
     uri = resolve_uri(TrackingConfig(uri=options.tracking_uri))

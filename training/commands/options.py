@@ -62,6 +62,17 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors and the result")
 
 
+def positive(text: str) -> int:
+    """A whole number from 1.
+
+    Raises:
+        ArgumentTypeError: If it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, but is {text!r} instead.")
+    return int(text)
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """`--model` or `--bundle`."""
     group = parser.add_mutually_exclusive_group(required=True)

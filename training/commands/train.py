@@ -3,6 +3,7 @@
     gradcast train --data sales.csv
     gradcast train --config lstm.yaml --set optimizer.learning_rate=0.01 --json
     gradcast train --resume                     continue the newest unfinished run
+    gradcast train --data sales.csv --workers 4 four processes share every batch
 
 Everything left open is chosen from the data and said aloud.
 """
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from training.commands.options import add_config_arguments, add_output_arguments, print_json, read_config, say
+from training.commands.options import add_config_arguments, add_output_arguments, positive, print_json, read_config, say
 
 EXIT_UNHEALTHY, EXIT_STOPPED = 4, 130
 NEWEST = "newest"
@@ -44,37 +45,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="continue a run from its last checkpoint (default: the newest)",
     )
+    parser.add_argument(
+        "--workers", type=positive, default=1, metavar="N",
+        help="processes that share every batch, one thread each (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--launcher", choices=("local", "torchrun"), default="local",
+        help="who starts them: this command on this machine, or torchrun on any number (default: local)",
+    )  # fmt: skip
     parser.add_argument("--fail-on", choices=("unhealthy",), help="exit with 4 if the verdict is not healthy")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration as YAML and stop")
     add_output_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, and say how it went."""
+    """Train, and say how it went; a process that torchrun started and that does not lead only works along."""
     from training.allocator import keep_freed_memory
 
     keep_freed_memory()
-    config = read_config(options)
     if options.print_config:
-        return _print_config(config)
+        return _print_config(read_config(options))
+    from training.errors import WorkerLostError
+    from training.following import follow
+    from training.launching import join_team, open_team
+
+    with join_team() if options.launcher == "torchrun" else open_team(options.workers) as team:
+        if team.is_leader:
+            return _lead(options, team)
+        try:
+            follow(team)
+        except WorkerLostError:
+            return 1  # the leader says which, or it ended and has said why
+        return 0
+
+
+def _lead(options: argparse.Namespace, team: Any) -> int:
     from training.loop import FitInterruptedError
     from training.mending import train_and_heal
     from training.progress import build_progress
     from training.run_directory import RunDirectory
 
-    resume = None
+    config, resume = read_config(options), None
     if options.resume is not None:
         resume = RunDirectory.open(None if options.resume == NEWEST else Path(options.resume))
-        config = resume.config()
+        config = with_store(resume.config(), config.tracking.uri)
     tell = say(options.quiet)
     stop = StopRequest()
     try:
         result = train_and_heal(
             config, build_tracker(config), build_tracker, build_progress(options.quiet), tell, options.output, resume,
-            stop.requested,
+            stop.requested, team,
         )  # fmt: skip
-    except FitInterruptedError:
-        print("gradcast train: stopped; continue with gradcast train --resume", file=sys.stderr)
+    except FitInterruptedError as stopped:
+        way_on = "before it began" if stopped.directory is None else f"continue: gradcast train --resume {stopped.directory}"
+        print(f"gradcast train: stopped; {way_on}", file=sys.stderr)
         return EXIT_STOPPED
     if options.json:
         print_json(result.to_dict())
@@ -83,6 +107,17 @@ def run(options: argparse.Namespace) -> int:
     if result.num_unsent:
         print(f"{result.num_unsent} events unsent, run gradcast sync", file=sys.stderr)
     return EXIT_UNHEALTHY if options.fail_on and result.verdict.verdict != "healthy" else 0
+
+
+def with_store(config: Any, uri: str | None) -> Any:
+    """The configuration of a run to resume, with the credentials of its store, which are given anew and never written down."""
+    from training.tracking.environment import redact, with_credentials
+
+    kept = config.tracking.uri
+    if kept is None:
+        return config
+    known = uri if uri is not None and redact(uri).rstrip("/") == kept.rstrip("/") else with_credentials(kept)
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": known})})
 
 
 class StopRequest:

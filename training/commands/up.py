@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     environment.setdefault("GRADCAST_DASHBOARD_URL", f"http://{host}:{options.dashboard_port}")
     processes = {
         "service": subprocess.Popen(serve.SERVICE_COMMAND, env=environment),  # noqa: S603  our own interpreter, no shell
-        "dashboard": subprocess.Popen(dashboard, env=dashboard_environment()),  # noqa: S603  our own interpreter, no shell
+        "dashboard": subprocess.Popen(dashboard, env=dashboard_environment(uri)),  # noqa: S603  our own interpreter, no shell
     }
     print(f"service    http://{host}:{port}", file=sys.stderr)
     print(f"dashboard  http://{host}:{options.dashboard_port}", file=sys.stderr)

@@ -49,7 +49,7 @@ def write_report(review: RunReview) -> str:
         section("Other measurements", _measurements(review)),
         section(
             "Settings",
-            details("The resolved configuration", f"<pre><code>{escape(review.config.to_yaml())}</code></pre>"),
+            details("The resolved configuration", f"<pre><code>{escape(review.config.to_public_yaml())}</code></pre>"),
         ),
         section("Words", _glossary()),
         _footer(review),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from training.checkpoint import LAST, read_checkpoint
+from training.checkpoint import find_checkpoint, read_checkpoint
 from training.config import TrainingConfig
 from training.errors import CheckpointError
 from training.gradients.conclusion import conclude
@@ -160,6 +160,8 @@ def read_run(path: Path | None = None) -> RunReview:
             str(run.path), "the directory of a run", "without config.yaml", "See the folders in runs/."
         )
     status: Status = run.state().get("status", "finished") if run.state_path.is_file() else "finished"
+    if status == "running" and run.lock_path.exists() and not run.is_running:
+        status = "stopped"  # killed outright: it could not say so itself
     if (run.path / "gradients" / "verdict.json").is_file() and status != "running":
         return _read_finished(run, status)
     return _read_unfinished(run, status)
@@ -177,8 +179,8 @@ def _read_finished(run: RunDirectory, status: Status) -> RunReview:
 
 
 def _read_unfinished(run: RunDirectory, status: Status) -> RunReview:
-    config, path = run.config(), run.checkpoints / LAST
-    if not path.is_file():
+    config, path = run.config(), find_checkpoint(run.checkpoints)
+    if path is None:
         remedy = (
             f"The first is written at step {config.fit.val_check_steps} (fit.val_check_steps); ask again then."
             if status == "running"

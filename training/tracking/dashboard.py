@@ -41,14 +41,15 @@ def dashboard_command(uri: str, host: str, port: int) -> list[str]:
     if uri.startswith(("http", "databricks")):
         message = f"must be a database to start a dashboard over it (is {redact(uri)!r})."
         raise ConfigurationError([Problem("config_invalid", "tracking.uri", message, f"Open {redact(uri)} in a browser.")])
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    # The store's address may hold a password: it goes by the environment, not by arguments that `ps` shows.
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     location = artifact_location(uri)
     if location is not None:
         command += ["--artifacts-destination", location]
     return [*command, "--workers", "1"]
 
 
-def dashboard_environment() -> dict[str, str]:
-    """Environment of the dashboard: without the extra job workers (1 GB) and without telemetry."""
+def dashboard_environment(uri: str) -> dict[str, str]:
+    """Environment of the dashboard over a store: without the extra job workers (1 GB) and without telemetry."""
     own = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-    return {**own, **os.environ}
+    return {**own, **os.environ, "MLFLOW_BACKEND_STORE_URI": normalize_uri(uri)}

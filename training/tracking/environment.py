@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from training.config import TrackingConfig
+from training.config import TrackingConfig, redact_uri
 from training.errors import ConfigurationError, ModelNotFoundError, Problem, TrackingError
 
 if TYPE_CHECKING:
@@ -93,7 +92,13 @@ def artifact_location(uri: str) -> str | None:
 
 def redact(uri: str) -> str:
     """The URI without user and password, for messages."""
-    return re.sub(r"://[^/@]*@", "://", uri)
+    return redact_uri(uri)
+
+
+def with_credentials(uri: str) -> str:
+    """A URI that was written down without its credentials, with those of `MLFLOW_TRACKING_URI` if that names the same store."""
+    known = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return known if known and redact(known).rstrip("/") == uri.rstrip("/") else uri
 
 
 @functools.cache

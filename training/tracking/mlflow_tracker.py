@@ -6,7 +6,9 @@ import hashlib
 import logging
 import math
 import re
+import time
 import uuid
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -24,6 +26,8 @@ from training.tracking.tracker import RegisteredModel, RegistrationRequest, RunD
 START_DEADLINE_SECONDS = 60.0
 RUN_ID_DEADLINE_SECONDS = 20.0
 REGISTER_DEADLINE_SECONDS = 120.0
+# A full disk may be freed again: so many events wait for that in memory, some megabytes.
+MAX_HELD_EVENTS = 10_000
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -60,6 +64,7 @@ class MlflowTracker(Tracker):
         self._spool: Spool | None = None
         self._keys: dict[str, str] = {}
         self._num_nonfinite = 0
+        self._held: deque[tuple[str, dict[str, Any], int]] = deque(maxlen=MAX_HELD_EVENTS)
         self._may_wait_for_run_id = True
         self._has_warned_about_disk = False
         self._courier = build_courier(self._uri, interval_seconds, in_process)
@@ -92,7 +97,7 @@ class MlflowTracker(Tracker):
             where, remedy = f"spool directory {self._spool_directory}", "Free some space or choose another directory."
             raise TrackingError(where, "writable", error.strerror or type(error).__name__, remedy) from error
         self._num_nonfinite = 0
-        self._append("start", _start_payload(description, job_id, redactable_uri=self._uri))
+        self._append("start", _start_payload(description, job_id, redact(self._uri)))
         if description.dataset is not None:
             dataset = description.dataset
             fields = ("name", "source", "digest", "num_rows", "num_series")
@@ -150,7 +155,7 @@ class MlflowTracker(Tracker):
         validate_alias(request.alias)
         payload = {
             "name": request.name, "alias": request.alias, "healthy": request.healthy, "tags": _as_text(request.tags),
-            "note": request.note, "identity": uuid.uuid4().hex[:12],
+            "note": request.note, "identity": _content_identity(request.bundle_directory),
         }  # fmt: skip
         number = self._append_file("register", request.bundle_directory, "bundle", payload)
         if number is None:
@@ -178,7 +183,7 @@ class MlflowTracker(Tracker):
         self._courier.wait_until(lambda: spool.num_unsent == 0, deadline_seconds)
         self._courier.stop()
         spool.progress = spool.read_progress()
-        num_unsent = spool.num_unsent
+        num_unsent = spool.num_unsent + len(self._held)
         if num_unsent == 0 and spool.progress.is_finished and spool.progress.num_rejected == 0:
             spool.remove()
         else:
@@ -204,14 +209,19 @@ class MlflowTracker(Tracker):
         return known
 
     def _append(self, kind: str, payload: Mapping[str, Any]) -> int | None:
-        """Write one event; a full disk costs the event and one warning, not the training."""
+        """Write one event; while the disk is full it is held in memory, and training goes on."""
         if self._spool is None:
             raise TrackingError("tracker", "started before it records", "not started")
+        self._held.append((kind, dict(payload), time.time_ns() // 1_000_000))
+        number = None
         try:
-            return self._spool.append(kind, payload)
+            while self._held:
+                number = self._spool.append(*self._held[0])
+                self._held.popleft()
         except OSError as error:
             self._warn_about_disk(error)
             return None
+        return number
 
     def _append_file(self, kind: str, source: Path | bytes, name: str, payload: Mapping[str, Any]) -> int | None:
         if self._spool is None:
@@ -226,7 +236,8 @@ class MlflowTracker(Tracker):
         if not self._has_warned_about_disk:
             self._has_warned_about_disk = True
             logging.getLogger(LOGGER.name).warning(
-                "the spool %s cannot be written (%s); training goes on, what it reports is lost", self._spool_directory, error
+                "the spool %s cannot be written (%s); training goes on, its newest %d reports wait in memory until it can",
+                self._spool_directory, error, MAX_HELD_EVENTS,
             )
 
 
@@ -246,9 +257,9 @@ def _open_spool(spool_directory: Path, job_id: str) -> Spool:
     return spool
 
 
-def _start_payload(description: RunDescription, job_id: str, redactable_uri: str) -> dict[str, Any]:
+def _start_payload(description: RunDescription, job_id: str, uri: str) -> dict[str, Any]:
     return {
-        "job_id": job_id, "owner": new_owner(), "uri": redactable_uri, "experiment": description.experiment,
+        "job_id": job_id, "owner": new_owner(), "uri": uri, "experiment": description.experiment,
         "run_name": description.run_name, "tags": _as_text(description.tags), "params": _as_text(description.params),
     }  # fmt: skip
 
@@ -260,6 +271,15 @@ def _safe_job_id(job_id: str | None) -> str:
     if _JOB_ID.fullmatch(job_id) and ".." not in job_id:
         return job_id
     return hashlib.sha256(job_id.encode()).hexdigest()[:32]
+
+
+def _content_identity(bundle: Path) -> str:
+    """The same for the same weights: a run that was killed after its registration and resumed finds its version again."""
+    try:
+        with (bundle / "weights.safetensors").open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+    except OSError:
+        return uuid.uuid4().hex[:12]
 
 
 def _as_text(pairs: Mapping[str, Any]) -> dict[str, str]:

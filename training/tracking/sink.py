@@ -103,7 +103,7 @@ class MlflowSink:
             run = self._client.get_run(self._run_id)
             if run.info.status != "RUNNING" or run.data.tags.get(OWNER_TAG) != progress.owner:
                 return False
-            self._client.set_terminated(self._run_id, status, end_time_ms)
+            self._client.set_terminated(self._run_id, status, self._not_before_start(end_time_ms))
         except Exception as error:
             if isinstance(failure := classify(error, self._uri), UnreachableError):
                 raise failure from error
@@ -245,7 +245,11 @@ class MlflowSink:
             raise
 
     def _finish(self, event: SpoolEvent) -> None:
-        self._client.set_terminated(self._run_id, str(event.payload["status"]), event.time_ms)
+        self._client.set_terminated(self._run_id, str(event.payload["status"]), self._not_before_start(event.time_ms))
+
+    def _not_before_start(self, time_ms: int) -> int:
+        """The time, unless the clock was put back meanwhile: no run ends before it began."""
+        return max(time_ms, int(self._client.get_run(self._run_id).info.start_time or 0))
 
     def _stored(self, event: SpoolEvent) -> Path:
         path = self._spool.stored_path(str(event.payload["file"]))

@@ -7,7 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.tracking.environment import default_spool_directory, normalize_uri, open_client, summarize
+from training.tracking.environment import (
+    default_spool_directory,
+    normalize_uri,
+    open_client,
+    summarize,
+    with_credentials,
+)
 from training.tracking.sender import Shipper, UnreachableError
 from training.tracking.sink import HEARTBEAT_TAG, MlflowSink
 from training.tracking.spool import Spool, list_spools
@@ -163,7 +169,7 @@ def _num_waiting(spool: Spool) -> int:
 def _recorded_uri(spool: Spool) -> str:
     for event in spool.read(0):
         if event.kind == "start":
-            return normalize_uri(str(event.payload["uri"]))
+            return normalize_uri(with_credentials(str(event.payload["uri"])))
     raise UnreachableError("the spool does not say where its run belongs; give the tracking URI")
 
 

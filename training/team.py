@@ -1,0 +1,178 @@
+"""Several processes that train one network: each takes the gradient of its share of every batch.
+
+The share's mean gradient is weighted by its number of observed targets, so that the sum over the team is the gradient of
+the whole batch. What is measured, clipped and applied is that sum: every process makes the same update.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, distributed, nn
+
+from training.errors import WorkerLostError
+
+# Keeps the random numbers of neighbouring steps and workers apart (the golden ratio's share of 2^64, Knuth vol. 3, 6.4).
+_SPREAD = 0x9E3779B97F4A7C15
+LOST = ("worker team", "complete", "without one of its processes", "Continue from the last checkpoint: add --resume.")
+
+
+class Team(ABC):
+    """The processes of one fit.
+
+    Attributes:
+        rank: Position of this process; 0 leads: it alone writes, logs and decides.
+        size: Number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process writes, logs and decides."""
+        return self.rank == 0
+
+    def share(self, num_windows: int) -> slice:
+        """This process's part of a batch; the parts of all processes cover it without overlap."""
+        edges = (num_windows * self.rank // self.size, num_windows * (self.rank + 1) // self.size)
+        return slice(*edges)
+
+    @abstractmethod
+    def seed(self, seed: int, step: int) -> None:
+        """Give dropout its random numbers for a step."""
+
+    @abstractmethod
+    def average_(self, loss: Float[Tensor, ""], num_targets: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """Turn the gradients of this process's share into those of the whole batch, in place.
+
+        Args:
+            loss: Mean over the observed targets of the share.
+            num_targets: How many those are.
+            parameters: Whose gradients to average.
+
+        Returns:
+            Mean loss over the observed targets of the whole batch.
+
+        Raises:
+            WorkerLostError: If a process is gone.
+        """
+
+    @abstractmethod
+    def total(self, part: Tensor) -> Tensor:
+        """Sum of the processes' parts."""
+
+    @abstractmethod
+    def agree(self, wish: bool) -> bool:
+        """What the leader wishes, in every process."""
+
+    @abstractmethod
+    def agree_to_stop(self, wish: bool) -> bool:
+        """Whether to stop after this step; a wish travels with the next gradient, so that all stop at the same step."""
+
+    @abstractmethod
+    def broadcast(self, content: bytes = b"") -> bytes:
+        """The leader's bytes, in every process."""
+
+
+@final
+class _Alone(Team):
+    def seed(self, seed: int, step: int) -> None:
+        """Leave the one stream of random numbers as it is."""
+
+    def average_(self, loss: Float[Tensor, ""], num_targets: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+        return loss
+
+    def total(self, part: Tensor) -> Tensor:
+        return part
+
+    def agree(self, wish: bool) -> bool:
+        return wish
+
+    def agree_to_stop(self, wish: bool) -> bool:
+        return wish
+
+    def broadcast(self, content: bytes = b"") -> bytes:
+        return content
+
+
+ALONE: Team = _Alone()
+
+
+@final
+class ProcessTeam(Team):
+    """Processes connected by `torch.distributed`: gloo between CPUs, nccl between GPUs.
+
+    Args:
+        rank: Position of this process.
+        size: Number of processes.
+    """
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+        self._wishes_stop = False
+        self._stops = False
+
+    def seed(self, seed: int, step: int) -> None:
+        """By seed, step and rank: a checkpoint then needs no state of any process but the leader's."""
+        torch.manual_seed((seed + _SPREAD * (step * self.size + self.rank)) % 2**63)
+
+    def average_(self, loss: Float[Tensor, ""], num_targets: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """One all-reduce of one flat bucket; afterwards the gradients are views of it."""
+        gradients = [parameter.grad if parameter.grad is not None else torch.zeros_like(parameter) for parameter in parameters]
+        weight = num_targets.to(gradients[0].dtype)
+        stop = torch.full_like(weight, self._wishes_stop)
+        ends = torch.stack((loss.detach().to(weight) * weight, weight, stop))
+        bucket = torch.cat([*(gradient.reshape(-1) for gradient in gradients), ends])
+        bucket[: -len(ends)].mul_(weight)
+        with _complete():
+            distributed.all_reduce(bucket)
+        self._stops = bool(bucket[-1] > 0)
+        bucket[:-2].div_(bucket[-2].clamp(min=1.0))
+        parts = bucket[: -len(ends)].split([gradient.numel() for gradient in gradients])
+        for parameter, part in zip(parameters, parts, strict=True):
+            if parameter.grad is not None:
+                parameter.grad = part.view_as(parameter)
+        return bucket[-3]
+
+    def total(self, part: Tensor) -> Tensor:
+        """Sum of the processes' parts, in place."""
+        with _complete():
+            distributed.all_reduce(part)
+        return part
+
+    def agree(self, wish: bool) -> bool:
+        """An all-reduce of one number."""
+        return bool(self.total(torch.tensor(float(wish and self.is_leader))) > 0)
+
+    def agree_to_stop(self, wish: bool) -> bool:
+        """Whether the leader wished it before the step that was just done."""
+        self._wishes_stop = wish and self.is_leader
+        stops, self._stops = self._stops, False
+        return stops
+
+    def broadcast(self, content: bytes = b"") -> bytes:
+        """Length, then content."""
+        length = torch.tensor([len(content)])
+        with _complete():
+            distributed.broadcast(length, src=0)
+            buffer = torch.empty(int(length), dtype=torch.uint8)
+            if self.is_leader and content:
+                buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            if len(buffer):
+                distributed.broadcast(buffer, src=0)
+        return buffer.numpy().tobytes()
+
+
+@contextmanager
+def _complete() -> Iterator[None]:
+    """A collective operation, in which a lost process shows as a runtime error of its connection."""
+    try:
+        yield
+    except RuntimeError:
+        raise WorkerLostError(*LOST) from None
