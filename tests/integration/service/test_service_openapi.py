@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 import uvicorn
 from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 from pydantic import TypeAdapter
 
 from app.main import create_app
@@ -123,6 +125,9 @@ def test_requests_made_from_the_document_meet_no_surprise(address):
             def ask(case):
                 case.call_and_validate(checks=checks, timeout=30)
 
-            ask()
+            # A route without parameters and body cannot be asked wrongly.
+            is_fixed = not operation.body and not list(operation.iter_parameters())
+            with suppress(Unsatisfiable) if is_fixed and mode.is_negative else nullcontext():
+                ask()
         num_routes += 1
     assert num_routes == len({name for name, _ in operations(create_app(ServiceSettings(bundle=Path("b"))).openapi())})
