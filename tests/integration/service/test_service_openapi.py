@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 import uvicorn
 from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 from pydantic import TypeAdapter
 
 from app.main import create_app
+from app.routes import datasets, forecast, health, jobs, metrics, models, runs
 from app.schemas.examples import ANSWERS, PARAMETERS
 from app.settings import ServiceSettings
 
 NUM_EXAMPLES = int(os.environ.get("GRADCAST_FUZZ_EXAMPLES", "6"))
 # Each upload is audited in a process of its own, and takes a second.
 SLOW = "/datasets"
+MODULES = (datasets, forecast, health, jobs, metrics, models, runs)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +58,8 @@ def test_every_route_has_an_example_of_its_answer(document):
 def test_examples_of_answers_fit_their_models():
     """Every example of a JSON answer is one that the route's own model accepts, without a field too many or too few."""
     checked = 0
-    for route in create_app(ServiceSettings(bundle=Path("bundle"))).routes:
-        if not isinstance(route, APIRoute) or route.response_model is None or not route.include_in_schema:
+    for route in (route for module in MODULES for route in module.router.routes):
+        if not isinstance(route, APIRoute) or route.response_model is None:
             continue
         for method in route.methods:
             for example in ANSWERS.get(f"{method} {route.path}", {}).values():
@@ -121,6 +125,9 @@ def test_requests_made_from_the_document_meet_no_surprise(address):
             def ask(case):
                 case.call_and_validate(checks=checks, timeout=30)
 
-            ask()
+            # A route without parameters and body cannot be asked wrongly.
+            is_fixed = not operation.body and not list(operation.iter_parameters())
+            with suppress(Unsatisfiable) if is_fixed and mode.is_negative else nullcontext():
+                ask()
         num_routes += 1
     assert num_routes == len({name for name, _ in operations(create_app(ServiceSettings(bundle=Path("b"))).openapi())})
