@@ -10,7 +10,7 @@ import torch
 
 from models.forecaster import RecurrentForecaster
 from training.backtest import BacktestResult
-from training.config import TrainingConfig
+from training.config import TrainingConfig, redact_uri
 from training.evaluation import Evaluation, measure_outcome
 from training.gradients.conclusion import conclude
 from training.gradients.evidence import DataFacts, Evidence, NeedEvidence, Outcome
@@ -122,9 +122,12 @@ class Judge:
 
 
 def flat_settings(config: TrainingConfig) -> dict[str, Any]:
-    """The configuration with dotted keys."""
+    """The configuration with dotted keys; the store's address without its password."""
     sections = config.model_dump(mode="json", by_alias=True)
-    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    settings = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    if config.tracking.uri is not None:
+        settings["tracking.uri"] = redact_uri(config.tracking.uri)
+    return settings
 
 
 def build_probe(prepared: Prepared, data: FitData, loss_function: ForecastLoss) -> Probe:

@@ -91,7 +91,7 @@ def run(block: Block, path: Path, namespace: dict[str, object]) -> str:
     return output.getvalue()
 
 
-def service_stand_in(request: urllib.request.Request) -> io.BytesIO:
+def service_stand_in(request: urllib.request.Request, timeout: float) -> io.BytesIO:
     """What the service answers; it refuses a body that the service would refuse. No block leaves this process."""
     assert urllib.parse.urlsplit(request.full_url).path == "/forecast"
     body = ForecastRequest.model_validate_json(request.data)
@@ -101,7 +101,7 @@ def service_stand_in(request: urllib.request.Request) -> io.BytesIO:
             "unique_id": one.unique_id,
             "ds": [1],
             "mean": [0.0],
-            "intervals": {},
+            "intervals": {f"{side}-{level:g}": [0.0] for level in body.level or () for side in ("lo", "hi")},
             "quantiles": {},
             "warnings": [],
             "error": None,

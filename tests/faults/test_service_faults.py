@@ -93,7 +93,7 @@ def serve(folder: Path, port: int, bundles: Path, is_disk_full: bool) -> None:
 
     if is_disk_full:
         fill_disk("app.jobs.files")
-    run_server(ServiceSettings(port=port, bundle=bundles, jobs_directory=folder / "jobs", job_workers=0))
+    run_server(ServiceSettings(port=port, bundle=bundles, jobs_directory=folder / "jobs", job_workers=0, open="always"))
 
 
 class Service:

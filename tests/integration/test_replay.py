@@ -18,6 +18,7 @@ from training import forensics, pipeline
 from training.checkpoint import LAST, read_checkpoint
 from training.cli import main
 from training.config import TrainingConfig, load_config
+from training.data.windows import TrainingWindows
 from training.errors import ForensicsError, NumericalError
 from training.forensics import BATCH, MANIFEST, WEIGHTS
 from training.forensics_reader import read_forensics
@@ -133,7 +134,7 @@ def test_the_state_of_the_generator_draws_the_same_windows(data: Path) -> None:
     prepared = pipeline.prepare(config)
     generator = torch.Generator()
     generator.set_state(recorded.random["random.windows"])
-    windows = pipeline.TrainingWindows(prepared.store, prepared.splits)
+    windows = TrainingWindows(prepared.store, prepared.splits)
     batch = prepared.store.gather(*windows.sample(16, generator))
     assert torch.equal(batch.inputs.context, recorded.batch.inputs.context)
     assert tuple(batch.cutoff.tolist()) == recorded.manifest.cutoffs

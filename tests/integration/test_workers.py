@@ -88,7 +88,7 @@ def test_a_stopped_and_resumed_team_ends_with_the_weights_of_an_unstopped_one(
     train(config, tmp_path / "straight", team)
     asked = iter(range(1, 100))
     with pytest.raises(FitInterruptedError):
-        train(config, tmp_path / "stopped", team, stop_requested=lambda: next(asked) >= 8)
+        train(config, tmp_path / "stopped", team, stop_requested=lambda: next(asked) >= 9)  # once before the fit
     run = RunDirectory.open(tmp_path / "stopped")
     assert read_checkpoint(run.checkpoints / LAST)[1]["step"] == 9  # the wish travels with the next gradient
     pipeline.train(run.config(), resume=run, team=team)

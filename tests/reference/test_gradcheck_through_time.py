@@ -127,7 +127,7 @@ def test_hand_derived_gradients_equal_autograd_for_every_size(network, sizes, se
     automatic = torch.autograd.grad([outputs, *ends], leaves, [d_outputs, *(part for end in d_final for part in end)])
 
     arrays = {name: parameter.detach().numpy() for name, parameter in encoder.named_parameters()}
-    weights = [layer_weights(arrays, f"layers.{index}") for index in range(num_layers)]
+    weights = [layer_weights(arrays, f"layers.{index}", cell) for index in range(num_layers)]
     initial = [tuple(part.detach()[0].numpy() for part in state) for state in states]
     tapes = forward_stack(cell, weights, inputs.detach().numpy(), initial)
     stack = backward_stack(

@@ -8,7 +8,7 @@ import math
 import re
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -60,6 +60,7 @@ class MlflowTracker(Tracker):
         self._uri = normalize_uri(uri)
         self._spool_directory = spool_directory or default_spool_directory(self._uri)
         self._required = required
+        self._registrations: Counter[tuple[str, str]] = Counter()
         self._register_deadline = register_deadline_seconds
         self._spool: Spool | None = None
         self._keys: dict[str, str] = {}
@@ -155,7 +156,7 @@ class MlflowTracker(Tracker):
         validate_alias(request.alias)
         payload = {
             "name": request.name, "alias": request.alias, "healthy": request.healthy, "tags": _as_text(request.tags),
-            "note": request.note, "identity": _content_identity(request.bundle_directory),
+            "note": request.note, "identity": self._registration_identity(request),
         }  # fmt: skip
         number = self._append_file("register", request.bundle_directory, "bundle", payload)
         if number is None:
@@ -168,6 +169,13 @@ class MlflowTracker(Tracker):
             remedy = "Run `gradcast sync` when it is back."
             raise TrackingError(f"the tracking server {self.uri}", "reachable", self._problem, remedy)
         return outcome
+
+    def _registration_identity(self, request: RegistrationRequest) -> str:
+        """The same when a run that was killed and resumed registers again; another for a second wish of one process."""
+        content = _content_identity(request.bundle_directory)
+        number = self._registrations[request.name, content]
+        self._registrations[request.name, content] += 1
+        return content if number == 0 else f"{content}-{number}"
 
     def finish(self, status: RunStatus, deadline_seconds: float = 30.0) -> int:
         """Close the run and send what is left."""
