@@ -35,6 +35,8 @@ class ServiceSettings(BaseSettings):
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 = any free one."""
+    published_on: str | None = None
+    """Address that others reach it at, where GRADCAST_HOST is a container's own and its port is published: 127.0.0.1."""
     open: Literal["never", "until_keys", "always"] = "never"
     """Whether to serve without keys, on a loopback address only: never; until_keys = as long as no key was ever made; always."""
     keys_directory: Path = Field(default_factory=default_keys_directory)
@@ -119,11 +121,12 @@ class ServiceSettings(BaseSettings):
     @field_validator("open")
     @classmethod
     def _open_on_loopback_only(cls, value: str, info: ValidationInfo) -> str:
-        host = info.data.get("host")
+        host = info.data.get("published_on") or info.data.get("host")
         if value != "never" and host is not None and not is_loopback(host):
             raise ValueError(
-                f"must be never on an address that others reach, but GRADCAST_HOST is {host} instead. "
-                "Make a key with `gradcast keys create NAME --scope admin`, or listen on 127.0.0.1"
+                f"must be never on an address that others reach, but it is {host} instead. "
+                "Make a key with `gradcast keys create NAME --scope admin`, or listen on 127.0.0.1: GRADCAST_HOST, or "
+                "GRADCAST_PUBLISHED_ON for the published port of a container"
             )
         return value
 

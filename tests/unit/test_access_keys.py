@@ -177,10 +177,20 @@ def test_an_open_service_does_not_start_where_others_reach_it(monkeypatch, host)
     """Open on an address that is not the loopback one is refused with the setting, the address and the way out."""
     for value in ("until_keys", "always"):
         monkeypatch.setenv("GRADCAST_OPEN", value)
-        with pytest.raises(ConfigurationError, match=f"GRADCAST_OPEN: .*GRADCAST_HOST is {host} instead.*gradcast keys create"):
+        with pytest.raises(ConfigurationError, match=f"GRADCAST_OPEN: .*it is {host} instead.*gradcast keys create"):
             load_settings(host=host)
     monkeypatch.setenv("GRADCAST_OPEN", "never")
     assert load_settings(host=host).open == "never"
+
+
+def test_a_container_is_open_only_if_its_port_is_published_on_the_loopback_address(monkeypatch):
+    """Its own address says nothing about who reaches it; where it is published does."""
+    monkeypatch.setenv("GRADCAST_OPEN", "until_keys")
+    monkeypatch.setenv("GRADCAST_PUBLISHED_ON", "127.0.0.1")
+    assert load_settings(host="0.0.0.0").open == "until_keys"
+    monkeypatch.setenv("GRADCAST_PUBLISHED_ON", "192.168.1.4")
+    with pytest.raises(ConfigurationError, match=r"GRADCAST_OPEN: .*it is 192\.168\.1\.4 instead"):
+        load_settings(host="127.0.0.1")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
