@@ -80,6 +80,16 @@ class NetworkConfig(BaseModel):
         return self
 
     @property
+    def num_step_channels(self) -> int:
+        """Channels of a context step: scaled y, whether it was observed, past and static covariates."""
+        return 2 + self.num_past_covariates + self.num_static_covariates
+
+    @property
+    def num_horizon_channels(self) -> int:
+        """Channels known for a horizon step: future and static covariates."""
+        return self.num_future_covariates + self.num_static_covariates
+
+    @property
     def network_levels(self) -> tuple[float, ...]:
         """Levels the network itself puts out; the point head is the median (the minimiser of absolute error)."""
         return (0.5,) if self.head == "point" else self.quantile_levels

@@ -31,7 +31,7 @@ class LinearForecaster(Forecaster):
         # Like the mean of the window, so that training starts from a sensible forecast.
         nn.init.constant_(self.decoder.weight, 1.0 / config.context_length)
         nn.init.zeros_(self.decoder.bias)
-        num_covariates = config.num_future_covariates + config.num_static_covariates
+        num_covariates = config.num_horizon_channels
         self.covariates = nn.Linear(num_covariates, num_channels, bias=False) if num_covariates else None
 
     def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H K"]:

@@ -46,11 +46,9 @@ class RecursiveForecaster(RecurrentForecaster):
 
     def __init__(self, config: StepwiseConfig) -> None:
         super().__init__(config)
-        input_size = 2 + config.num_past_covariates + config.num_static_covariates
-        self.encoder = RecurrentEncoder(config, input_size)
+        self.encoder = RecurrentEncoder(config, config.num_step_channels)
         self.dropout = nn.Dropout(config.dropout)
-        num_covariates = config.num_future_covariates + config.num_static_covariates
-        self.decoder = StepDecoder(config.hidden_size, num_covariates, NUM_FEATURES)
+        self.decoder = StepDecoder(config.hidden_size, config.num_horizon_channels, NUM_FEATURES)
         self.head = Head(NUM_FEATURES, self.output)
 
     @property

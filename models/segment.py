@@ -38,7 +38,7 @@ class SegmentDecoder(nn.Module):
         self.position = nn.Parameter(torch.randn(config.num_output_segments, config.hidden_size))
         self.dropout = nn.Dropout(config.dropout)
         self.projection = nn.Linear(config.hidden_size, config.segment_length * num_channels)
-        num_covariates = config.num_future_covariates + config.num_static_covariates
+        num_covariates = config.num_horizon_channels
         self.mixer = _CovariateMixer(config, num_covariates, num_channels) if num_covariates else None
 
     def forward(

@@ -31,13 +31,10 @@ class StepwiseForecaster(RecurrentForecaster):
 
     def __init__(self, config: StepwiseConfig) -> None:
         super().__init__(config)
-        # Per step: scaled y, whether it was observed, the covariates.
-        input_size = 2 + config.num_past_covariates + config.num_static_covariates
-        self.encoder = RecurrentEncoder(config, input_size)
+        self.encoder = RecurrentEncoder(config, config.num_step_channels)
         self.dropout = nn.Dropout(config.dropout)
-        num_covariates = config.num_future_covariates + config.num_static_covariates
         self.skip = LinearSkip(config.context_length, config.horizon) if config.skip == "linear" else None
-        num_channels = num_covariates + (self.skip is not None)
+        num_channels = config.num_horizon_channels + (self.skip is not None)
         self.decoder = DirectDecoder(config.hidden_size, config.horizon, num_channels, NUM_FEATURES)
         self.head = Head(NUM_FEATURES, self.output)
 

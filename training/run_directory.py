@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -15,6 +14,7 @@ from typing import Any
 
 from training.config import TrainingConfig, load_config
 from training.errors import CheckpointError, StorageError
+from training.file_lock import RETRY_SECONDS, is_locked, take_lock
 
 RUNS = Path("runs")
 
@@ -89,18 +89,7 @@ class RunDirectory:
     @property
     def is_running(self) -> bool:
         """Whether a live process trains in it; a killed one leaves no other trace than a lock that is free."""
-        try:
-            descriptor = os.open(self.lock_path, os.O_RDWR)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        else:
-            return False
-        finally:
-            os.close(descriptor)
+        return is_locked(self.lock_path)
 
     @property
     def is_damaged(self) -> bool:
@@ -118,13 +107,10 @@ class RunDirectory:
         Raises:
             CheckpointError: If another one is at it.
         """
-        descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
+        descriptor = take_lock(self.lock_path, RETRY_SECONDS)
+        if descriptor is None:
             remedy = "Wait for it, or stop it first."
-            raise CheckpointError(str(self.path), "free", "being trained by another process", remedy) from None
+            raise CheckpointError(str(self.path), "free", "being trained by another process", remedy)
         try:
             yield
         finally:

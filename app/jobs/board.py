@@ -16,7 +16,7 @@ import yaml
 
 from app.errors import FieldProblem, ProblemError
 from app.jobs.datasets import DatasetStore
-from app.jobs.job_directory import JobDirectory, is_locked
+from app.jobs.job_directory import JobDirectory
 from app.jobs.progress import latest_values, read_view
 from app.jobs.subprocesses import PYTHON
 from app.schemas.datasets import DatasetBody
@@ -24,6 +24,7 @@ from app.schemas.jobs import JobBody, JobList, JobRequest, JobSummary, Promotion
 from app.settings import ENV_PREFIX, ServiceSettings
 from training.config import TrainingConfig, build_config
 from training.errors import ConfigurationError
+from training.file_lock import is_locked
 from training.tracking.references import NAME_RULE, is_model_name
 from training.tracking.tracker import CHAMPION
 

@@ -14,13 +14,11 @@ run/            the run's directory: checkpoints, progress, readings, bundle
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,14 +28,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from app.jobs.files import write_whole
+from training.file_lock import RETRY_SECONDS, is_locked, take_lock
 
 State = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 FINAL_STATES: tuple[State, ...] = ("succeeded", "failed", "cancelled")
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 # Names that the training gives its checkpoints: the last, and the one before it.
 CHECKPOINTS = ("last.safetensors", "previous.safetensors")
-# Whoever looks whether the lock is free holds it for an instant.
-LOCK_RETRY_SECONDS = 0.5
 
 
 class _Record(BaseModel):
@@ -243,7 +240,7 @@ class JobDirectory:
     @contextlib.contextmanager
     def locked(self) -> Iterator[int | None]:
         """Hold the lock; yields its descriptor, to be inherited by the training, or None if somebody else holds it."""
-        descriptor = take_lock(self.path / "lock", LOCK_RETRY_SECONDS)
+        descriptor = take_lock(self.path / "lock", RETRY_SECONDS)
         try:
             yield descriptor
         finally:
@@ -252,35 +249,3 @@ class JobDirectory:
 
     def _write_attempts(self, attempts: tuple[Attempt, ...]) -> None:
         write_whole(self.path / "attempts.json", _ATTEMPTS.dump_json(attempts, indent=1))
-
-
-def take_lock(path: Path, patience_seconds: float = 0.0) -> int | None:
-    """Lock a file until its descriptor, and every inherited copy of it, is closed; None if somebody else holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if time.monotonic() > deadline:
-                os.close(descriptor)
-                return None
-            time.sleep(0.05)
-        else:
-            return descriptor
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a live process holds the lock of a file."""
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(descriptor)

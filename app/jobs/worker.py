@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from app.jobs.datasets import DatasetStore
-from app.jobs.job_directory import JobDirectory, take_lock
+from app.jobs.job_directory import JobDirectory
 from app.jobs.limits import inspection_limits, job_limits
 from app.jobs.promotion import promoting
 from app.jobs.trainer import Trainer
 from app.settings import ServiceSettings
 from training.config import TrackingConfig
+from training.file_lock import take_lock
 from training.tracking.environment import resolve_uri
 
 logger = logging.getLogger(__name__)

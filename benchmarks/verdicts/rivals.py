@@ -18,8 +18,8 @@ from itertools import pairwise
 from typing import Any
 
 from models.decoders import STEP_FEATURES
-from models.stepwise import NUM_FEATURES
 from models.initialization import GATES
+from models.stepwise import NUM_FEATURES
 from training.gradients.evidence import Evidence
 from training.gradients.readings import Readings
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
-from contextlib import contextmanager
 
 import pytest
-import uvicorn
 
 from app.access.keys import KeyStore
 from app.access.scopes import Scope
 from app.jobs.job_directory import JobDirectory
-from app.main import create_app
 from app.settings import ServiceSettings
 from models.columns import Columns
 from tests.integration.review.example_run import NEED, STEPS, build_review
+from tests.integration.service.live_service import running
 from tests.integration.service.service_bundles import build_context, write_bundle
 from training.report.view import write_view
 
@@ -34,19 +30,6 @@ def site(tmp_path_factory):
     settings = ServiceSettings(bundle=bundles, jobs_directory=folder / "jobs", job_workers=0, poll_seconds=1000.0)
     with running(settings) as address:
         yield address, folder / "jobs" / "jobs"
-
-
-@contextmanager
-def running(settings):
-    """A service on a free port; its address."""
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning", ws="none"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(30)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "verdicts"
-NAMES = ("tasks", "changes", "cases", "outcomes", "intervals")
+# The last four are not called here; that they still load is worth a test of its own.
+NAMES = ("tasks", "changes", "cases", "outcomes", "intervals", "rivals", "verdict_store", "run", "score")
 
 
 @pytest.fixture(scope="module")

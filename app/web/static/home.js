@@ -43,7 +43,7 @@ function modelCard(model) {
   const sentence = h("p", { class: "lead" }), strip = h("div", { class: "strip" }), answer = h("div");
   const facts = model.is_ready ? `${plain(model.architecture)}, ${every(model.freq)}; looks ${count(model.context_length, "step")} back, forecasts ${count(model.horizon, "step")}.` : model.last_error ?? "Not loaded yet.";
   const card = h("article", { class: `card ${toneOf(model.verdict)}` },
-    h("header", {}, h("h3", {}, model.name), badge(model.verdict ?? "no verdict", toneOf(model.verdict))),
+    h("header", {}, h("h3", {}, model.name), badge(model.is_ready ? model.verdict ?? "no verdict" : "not loaded", toneOf(model.verdict))),
     sentence, strip, h("p", { class: "faint" }, facts),
     h("p", { class: "actions" }, served?.run_id ? h("a", { class: "button small", href: `/page/gradients/${served.run_id}` }, "How it learned") : null,
       model.last_error && model.is_ready ? h("span", { class: "faint" }, model.last_error) : null),

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
-import uvicorn
 from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
@@ -19,6 +16,7 @@ from app.main import create_app
 from app.routes import datasets, forecast, health, jobs, metrics, models, runs
 from app.schemas.examples import ANSWERS, PARAMETERS
 from app.settings import ServiceSettings
+from tests.integration.service.live_service import running
 
 NUM_EXAMPLES = int(os.environ.get("GRADCAST_FUZZ_EXAMPLES", "6"))
 # Each upload is audited in a process of its own, and takes a second.
@@ -86,14 +84,8 @@ def address(shared_store, tmp_path_factory):
     """A server without workers, on a free port."""
     jobs = tmp_path_factory.mktemp("fuzzed")
     settings = ServiceSettings(bundle=shared_store, jobs_directory=jobs, job_workers=0, poll_seconds=1000.0)
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="critical", ws="none"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(30)
+    with running(settings) as address:
+        yield address
 
 
 @pytest.mark.network
