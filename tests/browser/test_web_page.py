@@ -299,3 +299,22 @@ def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab(chromium, tmp_path):
         dialog.wait_for()
         assert page.evaluate("sessionStorage.length") == 0
         page.close()
+
+
+def test_the_api_page_reads_as_text_and_sends_requests(opened, site):
+    """Descriptions are set, not shown as they were typed; a form's answer is the service's."""
+    opened.goto(f"{site[0]}/docs")
+    opened.locator("#routes details.route").first.wait_for()
+    words = opened.locator("#docs-summary").inner_text() + "".join(
+        opened.locator("details.route > p, details.route > ul, details.route td").all_text_contents()
+    )
+    assert "**" not in words
+    assert "`" not in words
+    forecast = opened.locator("details.route").filter(has_text="POST /forecast").first
+    forecast.locator("> summary").click()
+    assert forecast.locator("> ul > li").count() >= 4
+    models = opened.locator("details.route").filter(has=opened.locator("summary", has_text="List models")).first
+    models.locator("> summary").click()
+    models.locator("form button").click()
+    models.locator("form pre").wait_for()
+    assert '"hourly"' in models.locator("form pre").inner_text()

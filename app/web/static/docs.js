@@ -6,6 +6,20 @@ const api = await (await fetch("/openapi.json")).json();
 const resolve = (schema) => (schema?.$ref ? api.components.schemas[schema.$ref.split("/").pop()] : schema ?? {});
 const text = (value) => (typeof value === "string" ? value : JSON.stringify(value, null, 1));
 
+// Of Markdown what the descriptions use: `code`, **bold**, paragraphs and lists. Elements are made, never markup.
+function inline(words) {
+  return words.split(/(\*\*.+?\*\*|`[^`]+`)/s).filter(Boolean).map((part) => {
+    if (part.startsWith("**")) return h("strong", {}, ...inline(part.slice(2, -2)));
+    return part.startsWith("`") && part.length > 2 ? h("code", {}, part.slice(1, -1)) : part;
+  });
+}
+
+function prose(description, className = null) {
+  return (description ?? "").trim().split(/\n\s*\n/).filter(Boolean).map((block) => block.startsWith("- ")
+    ? h("ul", {}, ...block.slice(2).split(/\n- /).map((item) => h("li", {}, ...inline(item))))
+    : h("p", { class: className }, ...inline(block)));
+}
+
 function typeOf(schema) {
   if (schema.$ref) return schema.$ref.split("/").pop();
   if (schema.anyOf) return schema.anyOf.map(typeOf).join(" or ");
@@ -19,7 +33,7 @@ function fieldTable(schema, seen = new Set()) {
   const whole = resolve(schema), rows = [], below = [];
   for (const [name, field] of Object.entries(whole.properties ?? {})) {
     const mark = whole.required?.includes(name) ? " *" : "";
-    rows.push(h("tr", {}, h("td", {}, h("code", {}, name + mark)), h("td", {}, typeOf(field)), h("td", {}, field.description ?? "")));
+    rows.push(h("tr", {}, h("td", {}, h("code", {}, name + mark)), h("td", {}, typeOf(field)), h("td", {}, ...inline(field.description ?? ""))));
     for (const reference of JSON.stringify(field).matchAll(/"#\/components\/schemas\/(\w+)"/g)) {
       if (seen.has(reference[1])) continue;
       seen.add(reference[1]);
@@ -81,12 +95,12 @@ function route(method, path, operation) {
   const isStream = JSON.stringify(operation.responses).includes("text/event-stream");
   return h("details", { class: "card route", id: operation.operationId },
     h("summary", {}, h("code", {}, `${method.toUpperCase()} ${path}`), ` ${operation.summary}`),
-    ...(operation.description ?? "").trim().split("\n\n").map((part) => h("p", {}, part)),
+    ...prose(operation.description),
     h("p", { class: "faint" }, scopes ? `Needs a key of scope ${scopes.join(" or ")}, unless the service is open.` : "Needs no key."),
     content?.schema?.properties || content?.schema?.$ref ? h("details", {}, h("summary", {}, "Fields of the body"), fieldTable(content.schema)) : "",
     h("h3", {}, "Answers"), ...answers(operation), isStream ? "" : h("h3", {}, "Try it"), isStream ? "" : tryForm(method, path, operation));
 }
 
-find("#docs-summary").textContent = `${api.info.title} ${api.info.version}. ${api.info.description.trim()}`;
+find("#docs-summary").append(`${api.info.title} ${api.info.version}`, ...prose(api.info.description, "lead"));
 find("#routes").append(...Object.entries(api.paths).flatMap(([path, operations]) =>
   Object.entries(operations).map(([method, operation]) => route(method, path, operation))));
