@@ -28,10 +28,10 @@ class DilatedLayer(nn.RNNBase):
 
     def __init__(self, input_size: int, hidden_size: int, dilation: int, **settings: Any) -> None:
         # Time in front: then the chains lie beside each other in memory as they are, and nothing is moved.
-        super().__init__(input_size, hidden_size, **settings)  # type: ignore[call-arg, arg-type]
+        super().__init__(input_size, hidden_size, **settings)  # type: ignore[arg-type]
         self.dilation = dilation
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, inputs: Float[Tensor, "B L C"], state: Tensor | tuple[Tensor, ...]
     ) -> tuple[Float[Tensor, "B L D"], Tensor | tuple[Tensor, ...]]:
         """All outputs, and the states of the last d steps.
@@ -60,7 +60,7 @@ class DilatedLayer(nn.RNNBase):
         batch = steps.shape[1]
         together = tuple(part[:chains].reshape(1, chains * batch, self.hidden_size) for part in parts)
         turns = steps.reshape(-1, chains * batch, steps.shape[2])
-        outputs, last = super().forward(turns, together if len(together) > 1 else together[0])  # type: ignore[misc]
+        outputs, last = super().forward(turns, together if len(together) > 1 else together[0])
         new = last if isinstance(last, tuple) else (last,)
         queues = tuple(
             torch.cat((part[chains:], after.reshape(chains, batch, self.hidden_size)))
@@ -70,17 +70,17 @@ class DilatedLayer(nn.RNNBase):
 
 
 @final
-class DilatedRNN(DilatedLayer, nn.RNN):
+class DilatedRNN(DilatedLayer, nn.RNN):  # type: ignore[misc]  # torch annotates no state
     """`h_t = tanh(W_ih x_t + W_hh h_{t-d} + b)`, or relu."""
 
 
 @final
-class DilatedGRU(DilatedLayer, nn.GRU):
+class DilatedGRU(DilatedLayer, nn.GRU):  # type: ignore[misc]  # torch annotates no state
     """Gated recurrent unit on the state d steps before."""
 
 
 @final
-class DilatedLSTM(DilatedLayer, nn.LSTM):
+class DilatedLSTM(DilatedLayer, nn.LSTM):  # type: ignore[misc]  # torch annotates no state
     """Long short-term memory on the hidden and cell state d steps before."""
 
 
