@@ -159,5 +159,5 @@ def _routes(app: FastAPI) -> list[Route]:
 
 
 def _inspect_here(command: Sequence[str], _limits: Limits, _stdout: BinaryIO | int, _stderr: BinaryIO | int) -> Ended:
-    inspection.main(list(command)[-3:])
+    inspection.main(list(command)[-4:])
     return Ended(0, "exit", 0.0)
