@@ -137,6 +137,7 @@ def test_a_corrupt_version_leaves_the_old_one_serving(tmp_path: Path, launch: An
     wait_for(lambda: client.get("/readyz").json()["models"][0]["last_error"])
     ready = client.get("/readyz")
     assert ready.status_code == 200
+    assert ready.json()["is_degraded"]
     assert "sha256" in ready.json()["models"][0]["last_error"]
     assert ask(client).json() == before
     metrics = read_metrics(client)
