@@ -151,6 +151,11 @@ class RecurrentConfig(NetworkConfig):
         """Updates of the recurrent state over a context."""
         return -(-self.context_length // self.steps_per_update)
 
+    @property
+    def layer_dilations(self) -> tuple[int, ...]:
+        """Per layer, the updates between a state and the next that follows from it."""
+        return (1,) * self.num_layers
+
 
 class RNNConfig(RecurrentConfig):
     """Elman network."""
@@ -188,6 +193,52 @@ class MinLSTMConfig(RecurrentConfig):
     cell: ClassVar[CellName] = "minlstm"
 
 
+class DilatedConfig(RecurrentConfig):
+    """What the dilated recurrent networks share (Chang et al. 2017, 1710.02224).
+
+    Attributes:
+        dilations: Per layer, from the input on, the steps between a state and the next that follows from it.
+    """
+
+    dilations: tuple[int, ...] = Field(min_length=1, max_length=64)
+
+    @model_validator(mode="after")
+    def _dilations_fit(self) -> Self:
+        if len(self.dilations) != self.num_layers:
+            raise ValueError(f"dilations must be one per layer, {self.num_layers}, but are {len(self.dilations)}")
+        longest = max(self.context_length - 1, 1)
+        if not all(1 <= dilation <= longest for dilation in self.dilations):
+            raise ValueError(f"dilations must lie between 1 and {longest}, one less than the context")
+        return self
+
+    @property
+    def layer_dilations(self) -> tuple[int, ...]:
+        """As configured."""
+        return self.dilations
+
+
+class DilatedRNNConfig(DilatedConfig):
+    """Dilated Elman network."""
+
+    architecture: Literal["dilated_rnn"] = "dilated_rnn"
+    nonlinearity: Literal["tanh", "relu"] = "tanh"
+    cell: ClassVar[CellName] = "rnn"
+
+
+class DilatedGRUConfig(DilatedConfig):
+    """Dilated gated recurrent unit."""
+
+    architecture: Literal["dilated_gru"] = "dilated_gru"
+    cell: ClassVar[CellName] = "gru"
+
+
+class DilatedLSTMConfig(DilatedConfig):
+    """Dilated long short-term memory."""
+
+    architecture: Literal["dilated_lstm"] = "dilated_lstm"
+    cell: ClassVar[CellName] = "lstm"
+
+
 class SegRNNConfig(RecurrentConfig):
     """Segment recurrent network (Lin et al. 2023, 2308.11200): a GRU that takes a whole segment per update.
 
@@ -212,7 +263,8 @@ class SegRNNConfig(RecurrentConfig):
         return -(-self.horizon // self.segment_length)
 
 
-StepwiseConfig = RNNConfig | GRUConfig | LSTMConfig | MinGRUConfig | MinLSTMConfig
+AnyDilatedConfig = DilatedRNNConfig | DilatedGRUConfig | DilatedLSTMConfig
+StepwiseConfig = RNNConfig | GRUConfig | LSTMConfig | MinGRUConfig | MinLSTMConfig | AnyDilatedConfig
 SomeNetworkConfig = LinearConfig | StepwiseConfig | SegRNNConfig
 AnyNetworkConfig = Annotated[SomeNetworkConfig, Field(discriminator="architecture")]
 NETWORK_CONFIG_ADAPTER: TypeAdapter[SomeNetworkConfig] = TypeAdapter(AnyNetworkConfig)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from models.config import NETWORK_CONFIG_ADAPTER
+from models.dilated import doubling_dilations
 from models.forecaster import CovariateStatistics, Forecaster
 from models.registry import build_forecaster
-from training.config import TrainingConfig
+from training.config import DILATED, TrainingConfig
 from training.data.panel import Panel
 
 
@@ -51,5 +52,8 @@ def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
             "skip",
         )
     }
-    of_kind = {"rnn": ("nonlinearity",), "segrnn": ("segment_length",)}.get(model.architecture, ())
-    return description | {key: getattr(model, key) for key in of_kind}
+    if model.architecture in DILATED:
+        assert model.context_length is not None
+        description["dilations"] = model.dilations or doubling_dilations(model.num_layers, model.context_length)
+    of_kind = {"rnn": ("nonlinearity",), "dilated_rnn": ("nonlinearity",), "segrnn": ("segment_length",)}
+    return description | {key: getattr(model, key) for key in of_kind.get(model.architecture, ())}

@@ -98,8 +98,8 @@ def default_space(config: TrainingConfig) -> dict[str, Range | Choices | Multipl
     Args:
         config: As the user wrote it: which keys were set is read from it.
     """
-    gated: When = {"model.architecture": ("lstm", "gru", "segrnn", "mingru", "minlstm")}
-    recurrent: When = {"model.architecture": ("lstm", "gru", "rnn", "segrnn", "mingru", "minlstm")}
+    gated: When = {"model.architecture": ("lstm", "gru", "segrnn", "mingru", "minlstm", "dilated_gru", "dilated_lstm")}
+    recurrent: When = {"model.architecture": (*gated["model.architecture"], "rnn", "dilated_rnn")}
     whole: dict[str, Range | Choices | Multiples] = {
         "model.architecture": Choices(choices=("lstm", "gru", "rnn")),
         "model.context_length": Multiples(multiples=(0.5, 1.0, 1.5, 2.0)),
@@ -110,6 +110,8 @@ def default_space(config: TrainingConfig) -> dict[str, Range | Choices | Multipl
         "model.scaler": Choices(choices=("standard", "robust", "mean_abs", "last", "revin")),
         "optimizer.learning_rate": Range(low=3e-4, high=3e-2, log=True),
     }
+    if config.model.dilations is not None:
+        del whole["model.num_layers"]  # the list says how many
     return {key: dimension for key, dimension in whole.items() if not _is_set(config, key)}
 
 
