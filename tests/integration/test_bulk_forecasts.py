@@ -23,6 +23,7 @@ from models.columns import Columns
 from models.config import GRUConfig
 from models.registry import build_forecaster
 from training.bulk import run
+from training.bulk.crew import Crew
 from training.bulk.parts import write_part
 from training.bulk.plan import DonePart, Manifest
 from training.bulk.run import BulkRequest, forecast_in_bulk
@@ -74,12 +75,17 @@ CONFIG = DataConfig(futr_exog=("promo",), hist_exog=("heat",), stat_exog=("regio
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts are written here instead of in processes of their own, which take seconds to start."""
 
-    def work(output: Path, numbers: Sequence[int], size: int, lock: int, on_done: Callable[[DonePart], None]) -> None:
-        plan, model, table = open_plan(output)
-        for number in numbers:
-            on_done(write_part(model, table, plan.parts[number], output, number))
+    class Here(Crew):
+        def __init__(self, output: Path, size: int, lock: int) -> None:
+            super().__init__(output, 0, lock)
+            self.output = output
 
-    monkeypatch.setattr(run, "work", work)
+        def write(self, numbers: Sequence[int], on_done: Callable[[DonePart], None]) -> None:
+            plan, model, table = open_plan(self.output)
+            for number in numbers:
+                on_done(write_part(model, table, plan.parts[number], self.output, number))
+
+    monkeypatch.setattr(run, "Crew", Here)
 
 
 def forecast(bundle: Bundle, source: Path, output: Path, part_rows: int = 60, data: DataConfig = CONFIG) -> Manifest:

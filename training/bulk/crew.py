@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from models.errors import GradcastError
 from training.bulk.plan import DonePart
@@ -21,37 +21,48 @@ WORKER = ("-P", "-m", "training.bulk.worker")  # -P: a folder `training` here is
 REMEDY = "Start the same command again: it goes on with the parts that are missing."
 
 
-def work(output: Path, numbers: Sequence[int], size: int, lock: int, on_done: Callable[[DonePart], None]) -> None:
-    """Have parts written.
+class Crew:
+    """The processes, started at once: they load their libraries while the work is planned.
 
     Args:
-        output: The output folder, with its plan.
-        numbers: Parts to write.
+        output: The output folder; its plan must be there when parts are asked for.
         size: Processes.
         lock: Descriptor of the folder's lock, which every process keeps until it ends.
-        on_done: Told of every part, from several threads.
-
-    Raises:
-        GradcastError: The first error of any process.
-        WorkerLostError: If one of them ends early.
     """
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in numbers:
-        waiting.put(number)
-    processes = [_start(output, lock) for _ in range(min(size, len(numbers)))]
-    stop = Event()
-    try:
-        with ThreadPoolExecutor(max(len(processes), 1)) as threads:
-            futures = [threads.submit(_lead, process, waiting, stop, on_done) for process in processes]
+
+    def __init__(self, output: Path, size: int, lock: int) -> None:
+        self.processes = [_start(output, lock) for _ in range(size)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _end(self.processes)
+
+    def write(self, numbers: Sequence[int], on_done: Callable[[DonePart], None]) -> None:
+        """Have parts written.
+
+        Args:
+            numbers: Of the parts.
+            on_done: Told of every part, from several threads.
+
+        Raises:
+            GradcastError: The first error of any process.
+            WorkerLostError: If one of them ends early.
+        """
+        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in numbers:
+            waiting.put(number)
+        stop = Event()
+        with ThreadPoolExecutor(len(self.processes)) as threads:
+            futures = [threads.submit(_lead, process, waiting, stop, on_done) for process in self.processes]
             try:
                 for future in futures:
                     future.result()
             except BaseException:
                 stop.set()
-                _end(processes)
+                _end(self.processes)
                 raise
-    finally:
-        _end(processes)
 
 
 def _start(output: Path, lock: int) -> subprocess.Popen[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 from models.bundle import Bundle, manifest_hash
-from training.bulk.crew import work
+from training.bulk.crew import Crew
 from training.bulk.parts import column_names
 from training.bulk.plan import (
     DONE,
@@ -92,12 +92,13 @@ def forecast_in_bulk(bundle: Bundle, request: BulkRequest, progress: CountProgre
         if finished is not None:
             _validate_same(output, (finished.model, finished.input_fingerprint, finished.part_rows), expected)
             return finished
-        plan = read_plan(output)
-        if plan is None:
-            plan = _plan(bundle, table, request, progress)
-            write_document(output / PLAN, plan)
-        _validate_same(output, (plan.model, plan.input_fingerprint, plan.part_rows), expected)
-        done = _write_parts(output, plan, request.workers, lock, progress)
+        with Crew(output, request.workers, lock) as crew:
+            plan = read_plan(output)
+            if plan is None:
+                plan = _plan(bundle, table, request, progress)
+                write_document(output / PLAN, plan)
+            _validate_same(output, (plan.model, plan.input_fingerprint, plan.part_rows), expected)
+            done = _write_parts(output, plan, crew, progress)
         return _finish(output, plan, bundle, done)
     finally:
         os.close(lock)
@@ -165,7 +166,7 @@ def _data_of_buckets(table: ParquetTable) -> DataConfig:
     return table.config.model_copy(update={name: value for name, value in roles.items() if value is not None})
 
 
-def _write_parts(output: Path, plan: Plan, workers: int, lock: int, progress: CountProgress) -> dict[int, DonePart]:
+def _write_parts(output: Path, plan: Plan, crew: Crew, progress: CountProgress) -> dict[int, DonePart]:
     done = read_done(output, plan)
     missing = [number for number in range(len(plan.parts)) if number not in done]
     rows = {part.name: part.num_rows for part in plan.parts}
@@ -177,7 +178,7 @@ def _write_parts(output: Path, plan: Plan, workers: int, lock: int, progress: Co
             progress.advance(rows[part.name], series=part.num_series)
 
     try:
-        work(output, missing, workers, lock, on_done)
+        crew.write(missing, on_done)
     finally:
         progress.stop()
     return read_done(output, plan)

@@ -12,9 +12,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from models.bundle import Bundle, load_bundle
@@ -46,12 +48,14 @@ def main() -> None:
     """Work until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the one that leads decides
     keep_freed_memory()
+    pa.set_memory_pool(pa.system_memory_pool())  # two allocators would each keep what they freed
     torch.set_num_threads(1)
     output = Path(sys.argv[1])
     numbers = _numbers()
     try:
+        first = next(numbers)  # until then there may be no plan
         plan, bundle, table = open_plan(output)
-        for number in numbers:
+        for number in chain([first], numbers):
             _say({"done": number} | write_part(bundle, table, plan.parts[number], output, number).model_dump(mode="json"))
     except (GradcastError, OSError) as error:
         _say(describe_error(error))

@@ -97,16 +97,22 @@ def _begun(starts: NDArray[np.int64], names: NDArray[np.uint64], last: np.uint64
 
 
 def _batch_runs(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    codes, hashes = coded(column)
+    encoded = _encoded(column)
+    codes = pc.fill_null(encoded.indices.cast(pa.int32()), -1).to_numpy()
     starts = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
-    return starts.astype(np.int64), hashes[codes[starts]]
+    # A row group's dictionary may hold many more names than these rows.
+    return starts.astype(np.int64), hash_names(encoded.dictionary.take(encoded.indices.take(pa.array(starts))))
 
 
 def coded(column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
     """Code of every row, and the hash of every code's name; the last code stands for a missing name."""
-    encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
+    encoded = _encoded(column)
     hashes = np.append(hash_names(encoded.dictionary), np.uint64(0))
     return pc.fill_null(encoded.indices.cast(pa.int32()), len(hashes) - 1).to_numpy(), hashes
+
+
+def _encoded(column: pa.Array) -> pa.DictionaryArray:
+    return column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
 
 
 def hash_names(names: pa.Array) -> NDArray[np.uint64]:
