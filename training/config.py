@@ -17,6 +17,7 @@ from models.config import (
     DEFAULT_PATHS,
     DISTRIBUTION_NAMES,
     MAX_PATHS,
+    MAX_SERIES_EMBEDDING,
     RECURSIVE_HEADS,
     ConformalName,
     DecoderName,
@@ -141,6 +142,8 @@ class ModelConfig(_Section):
     """Total forget (GRU: update) gate bias at the start; null = as the initialization says."""
     init_gain: float | None = Field(default=None, gt=0.0)
     """Factor on the recurrent matrices at the start; null = 1."""
+    series_embedding: int | None = Field(default=None, ge=1, le=MAX_SERIES_EMBEDDING)
+    """Length of a learned vector per series, joined to its input; null = none. A series not trained on has one in common."""
     scaler: ScalerName = "standard"
     """Per-window scaling: standard, mean_abs, robust, last, revin or none (counts: mean_abs)."""
     decoder: DecoderName = "direct"
