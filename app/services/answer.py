@@ -64,6 +64,10 @@ class Answer:
         first = len(series.stamps) - self.found.model.manifest.network.horizon
         return series.stamps[first : first + self.horizon]
 
+    def times(self, series: EncodedSeries) -> list[str] | list[int]:
+        """The same as the response shows them."""
+        return self.timeline.grid.render(self.stamps(series))
+
     def stamps_text(self, series: EncodedSeries) -> orjson.Fragment:
         """The same as JSON."""
         return self.timeline.text(series.start, series.count, series.count + self.horizon)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.errors import FieldProblem, ProblemError, normalize_field_problems
 from app.schemas.forecast import ForecastRequest
@@ -35,6 +35,7 @@ from training.errors import ModelNotFoundError, TrackingError
 MAX_INLINE_BYTES = 32 * 1024
 
 T = TypeVar("T")
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -155,17 +156,29 @@ class ForecastService:
     async def _run_aside(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._preparers, work)
 
-    async def _find(self, reference: str | None) -> Resolved:
+    def look_up(self, reference: str | None) -> Resolved:
+        """The model of a reference, loaded; may wait for its source, so not for the event loop's thread.
+
+        Raises:
+            GradcastError: If it is unknown or cannot be loaded.
+        """
         try:
             found = self._catalog.find(reference)
         except (ModelNotFoundError, TrackingError):
             # It may have been registered or promoted since the last look.
-            if not await asyncio.to_thread(self._catalog.refresh):
+            if not self._catalog.refresh():
                 raise
             found = self._catalog.find(reference)
         if isinstance(found, Cold):
-            return Resolved(await asyncio.to_thread(self._catalog.pin, found.version), found.alias)
+            return Resolved(self._catalog.pin(found.version), found.alias)
         return found
+
+    async def _find(self, reference: str | None) -> Resolved:
+        try:
+            found = self._catalog.find(reference)
+        except (ModelNotFoundError, TrackingError):
+            return await asyncio.to_thread(self.look_up, reference)
+        return found if isinstance(found, Resolved) else await asyncio.to_thread(self.look_up, reference)
 
     def _prepare(self, request: ForecastRequest, model: LoadedModel) -> Prepared:
         network = model.manifest.network
@@ -224,13 +237,18 @@ class ForecastService:
 
 
 def parse_request(body: bytes) -> ForecastRequest:
-    """Read and validate the body.
+    """Read and validate the body; see `parse_json`."""
+    return parse_json(ForecastRequest, body)
+
+
+def parse_json(schema: type[Schema], body: bytes) -> Schema:
+    """Read and validate a body.
 
     Raises:
         ProblemError: `json_invalid`, or `request_invalid` with the fields at fault.
     """
     try:
-        return ForecastRequest.model_validate_json(body)
+        return schema.model_validate_json(body)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
         fields = normalize_field_problems(details)
