@@ -33,6 +33,22 @@ class LoadedRow(NamedTuple):
     data_until: float | None
 
 
+class ShadowRow(NamedTuple):
+    """A champion beside its challenger.
+
+    Attributes:
+        name: Registered name.
+        num_steps: Steps whose truth has arrived.
+        champion_mae: Mean absolute error on them; None before the first.
+        challenger_mae: The same.
+    """
+
+    name: str
+    num_steps: int
+    champion_mae: float | None
+    challenger_mae: float | None
+
+
 # Name, shift of the mean by channel in standard deviations of the training data, share of missing targets.
 DriftRow = tuple[str, Mapping[str, float], float]
 
@@ -84,6 +100,13 @@ class ServiceMetrics:
             registry=registry,
         )
 
+        self.shadow_windows = Counter(
+            "gradcast_shadow_windows",
+            "Windows offered to the challenger: forecast, dropped under load, or failed.",
+            ["model", "outcome"],
+            registry=registry,
+        )
+
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count and time one request."""
         key = (route, method, status)
@@ -98,9 +121,41 @@ class ServiceMetrics:
         """Print version, verdict and age of what `read_loaded` returns at every scrape."""
         self.registry.register(_ModelCollector(read_loaded))
 
+    def watch_shadow(self, read_rows: Callable[[], Iterable[ShadowRow]]) -> None:
+        """Print at every scrape how the challenger compares."""
+        self.registry.register(_ShadowCollector(read_rows))
+
     def watch_drift(self, read_rows: Callable[[], Iterable[DriftRow]]) -> None:
         """Print at every scrape how far inputs are from the training data."""
         self.registry.register(_DriftCollector(read_rows))
+
+
+class _ShadowCollector(Collector):
+    def __init__(self, read_rows: Callable[[], Iterable[ShadowRow]]) -> None:
+        self._read_rows = read_rows
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return self._families()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        error, steps = self._families()
+        for row in self._read_rows():
+            steps.add_metric([row.name], float(row.num_steps))
+            for role, mae in (("champion", row.champion_mae), ("challenger", row.challenger_mae)):
+                if mae is not None:
+                    error.add_metric([row.name, role], mae)
+        return (error, steps)
+
+    @staticmethod
+    def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+        return (
+            GaugeMetricFamily(
+                "gradcast_shadow_error",
+                "Mean absolute error of champion and challenger on the same steps, in the unit of y.",
+                labels=["model", "role"],
+            ),
+            GaugeMetricFamily("gradcast_shadow_steps", "Steps whose truth has arrived.", labels=["model"]),
+        )
 
 
 class _ModelCollector(Collector):
