@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.config import MINIMAL_CELLS, InitializationName, RecurrentConfig
+from models.dilated import layer_dilation
 from models.errors import NetworkConfigError
 from models.minimal import MinimalLayer
 
@@ -33,6 +34,7 @@ ALLOWED: dict[str, tuple[InitializationName, ...]] = {
     "lstm": ("torch", "orthogonal", "forget_bias", "chrono"),
 }
 ALLOWED["segrnn"] = ALLOWED["gru"]
+ALLOWED |= {f"dilated_{cell}": ALLOWED[cell] for cell in ("rnn", "gru", "lstm")}
 # There is no recurrent matrix that could be orthogonal.
 ALLOWED["mingru"] = ALLOWED["minlstm"] = ("torch", "forget_bias", "chrono")
 
@@ -44,7 +46,7 @@ def initialize_layer(layer: RecurrentLayer, config: RecurrentConfig) -> None:
     - `orthogonal`: every recurrent matrix orthogonal, biases zero (Saxe et al. 2014, 1312.6120; Vorontsov et al. 2017).
     - `forget_bias`: torch, and the keep gate's bias at 1 (Jozefowicz et al. 2015).
     - `chrono`: keep gate bias log U(1, L-1) over L updates, input gate its negative: time constants spread over the context
-      (Tallec & Ollivier 2018, 1804.11188).
+      (Tallec & Ollivier 2018, 1804.11188); a dilated layer makes as many fewer updates as its dilation says.
     - `identity`: recurrent matrix the identity, biases zero (Le et al. 2015, 1504.00941).
 
     Args:
@@ -66,7 +68,7 @@ def initialize_layer(layer: RecurrentLayer, config: RecurrentConfig) -> None:
         elif config.initialization == "forget_bias":
             _set_gate_bias(layer, cell, KEEP_GATE[cell], torch.ones(layer.hidden_size))
         elif config.initialization == "chrono":
-            _chrono(layer, cell, config.num_updates)
+            _chrono(layer, cell, -(-config.num_updates // layer_dilation(layer)))
         if config.init_gain is not None:
             layer_weights(layer).weight_hh.mul_(config.init_gain)
         if config.forget_bias is not None:

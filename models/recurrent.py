@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.config import RecurrentConfig, RNNConfig
+from models.config import DilatedConfig, DilatedRNNConfig, RecurrentConfig, RNNConfig
+from models.dilated import DilatedGRU, DilatedLSTM, DilatedRNN, layer_dilation
 from models.initialization import RecurrentLayer, initialize_layer
 from models.minimal import MinGRU, MinLSTM
 
-# (h, c) for lstm, (h,) for the others; each 1 x B x D.
+# (h, c) for lstm, (h,) for the others; each 1 x B x D, of a dilated layer the last d states, oldest first: d x B x D.
 LayerState = tuple[Tensor, ...]
 
 
@@ -46,7 +47,7 @@ class RecurrentEncoder(nn.Module):
         self.hidden_size = config.hidden_size
         self.layers = nn.ModuleList()
         for index in range(config.num_layers):
-            layer = _build_layer(config, input_size if index == 0 else config.hidden_size)
+            layer = _build_layer(config, input_size if index == 0 else config.hidden_size, config.layer_dilations[index])
             initialize_layer(layer, config)
             self.layers.append(layer)
         self.dropout = nn.Dropout(config.dropout)
@@ -93,8 +94,8 @@ class RecurrentEncoder(nn.Module):
     def initial_states(self, inputs: Float[Tensor, "B L C"]) -> list[LayerState]:
         """Zero states, one per layer, with the inputs' dtype and device."""
         count = 2 if self.cell == "lstm" else 1
-        zero = inputs.new_zeros(1, inputs.shape[0], self.hidden_size)
-        return [(zero,) * count for _ in self.layers]
+        batch = inputs.shape[0]
+        return [(inputs.new_zeros(layer_dilation(layer), batch, self.hidden_size),) * count for layer in self.layers]
 
     def _forward_truncated(
         self, inputs: Float[Tensor, "B L C"], states: list[LayerState] | None, truncation_steps: int
@@ -105,7 +106,9 @@ class RecurrentEncoder(nn.Module):
         return EncoderOutput(torch.cat((before.outputs, after.outputs), dim=1), after.states)
 
 
-def _build_layer(config: RecurrentConfig, input_size: int) -> RecurrentLayer:
+def _build_layer(config: RecurrentConfig, input_size: int, dilation: int) -> RecurrentLayer:
+    if isinstance(config, DilatedConfig):
+        return _build_dilated(config, input_size, dilation)
     if isinstance(config, RNNConfig):
         return nn.RNN(input_size, config.hidden_size, nonlinearity=config.nonlinearity, batch_first=True)
     if config.cell == "mingru":
@@ -115,3 +118,10 @@ def _build_layer(config: RecurrentConfig, input_size: int) -> RecurrentLayer:
     if config.cell == "gru":
         return nn.GRU(input_size, config.hidden_size, batch_first=True)
     return nn.LSTM(input_size, config.hidden_size, batch_first=True)
+
+
+def _build_dilated(config: DilatedConfig, input_size: int, dilation: int) -> RecurrentLayer:
+    if isinstance(config, DilatedRNNConfig):
+        return DilatedRNN(input_size, config.hidden_size, dilation, nonlinearity=config.nonlinearity)
+    kind = DilatedGRU if config.cell == "gru" else DilatedLSTM
+    return kind(input_size, config.hidden_size, dilation)

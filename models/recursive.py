@@ -153,7 +153,7 @@ class RecursiveForecaster(RecurrentForecaster):
     ) -> tuple[Float[Tensor, "B H K"], Float[Tensor, "B H"]]:
         """Step by step through the horizon: predictions, and the values that were chosen from them."""
         covariates = _decoder_covariates(inputs)
-        hidden = states[-1][0].transpose(0, 1)
+        hidden = states[-1][0][-1:].transpose(0, 1)
         observed = torch.ones_like(hidden[:, :, 0], dtype=torch.bool)
         predictions: list[Tensor] = []
         values: list[Tensor] = []

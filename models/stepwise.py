@@ -1,4 +1,4 @@
-"""Networks that update their state with every step of the context: rnn, gru, lstm."""
+"""Networks that update their state with every step of the context: rnn, gru, lstm, minimal and dilated ones."""
 
 from __future__ import annotations
 

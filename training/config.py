@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,6 +17,7 @@ from models.config import (
     DEFAULT_PATHS,
     DISTRIBUTION_NAMES,
     MAX_PATHS,
+    MAX_SERIES_EMBEDDING,
     RECURSIVE_HEADS,
     ConformalName,
     DecoderName,
@@ -26,12 +27,20 @@ from models.config import (
     SkipName,
 )
 from training.errors import ConfigurationError, Problem
+from training.yaml_text import UNREADABLE_YAML, read_yaml, read_yaml_file
 
-ArchitectureName = Literal["linear", "rnn", "gru", "lstm", "mingru", "minlstm", "segrnn"]
+ArchitectureName = Literal[
+    "linear", "rnn", "gru", "lstm", "mingru", "minlstm", "segrnn", "dilated_rnn", "dilated_gru", "dilated_lstm"
+]
 # Where one set of defaults would not do justice to all: whole segments need wider states (docs/networks.md has figures).
-ARCHITECTURE_DEFAULTS: dict[str, dict[str, Any]] = {"segrnn": {"hidden_size": 128, "dropout": 0.1}}
+# A dilated network is its stack: 1, 2, 4, 8 steps back.
+ARCHITECTURE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "segrnn": {"hidden_size": 128, "dropout": 0.1},
+    "dilated_rnn": {"num_layers": 4}, "dilated_gru": {"num_layers": 4}, "dilated_lstm": {"num_layers": 4},
+}  # fmt: skip
+DILATED: tuple[ArchitectureName, ...] = ("dilated_rnn", "dilated_gru", "dilated_lstm")
 # Architectures whose state takes one step after another.
-STEPWISE: tuple[ArchitectureName, ...] = ("rnn", "gru", "lstm", "mingru", "minlstm")
+STEPWISE: tuple[ArchitectureName, ...] = ("rnn", "gru", "lstm", "mingru", "minlstm", *DILATED)
 DataFormat = Literal["auto", "long", "wide", "tsf"]
 FillPolicy = Literal["mask", "ffill", "linear", "zero", "error"]
 IrregularPolicy = Literal["error", "resample"]
@@ -110,7 +119,7 @@ class ModelConfig(_Section):
     """The network."""
 
     architecture: ArchitectureName = "lstm"
-    """Network: linear, rnn, gru, lstm, mingru, minlstm or segrnn."""
+    """Network: linear, rnn, gru, lstm, mingru, minlstm, segrnn, dilated_rnn, dilated_gru or dilated_lstm."""
     context_length: int | None = Field(default=None, ge=1, le=100_000)
     """Past steps the network sees; null = covers the need, a season and two horizons."""
     horizon: int | None = Field(default=None, ge=1, le=100_000)
@@ -118,19 +127,23 @@ class ModelConfig(_Section):
     hidden_size: int = Field(default=64, ge=1, le=16_384)
     """Units per recurrent layer (segrnn: 512)."""
     num_layers: int = Field(default=1, ge=1, le=64)
-    """Recurrent layers on top of each other."""
+    """Recurrent layers on top of each other (dilated: 4)."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of units dropped between layers and before the output (segrnn: 0.5)."""
     nonlinearity: Literal["tanh", "relu"] = "tanh"
-    """Activation of the rnn architecture."""
+    """Activation of the rnn and dilated_rnn architectures."""
     segment_length: int | None = Field(default=None, ge=1, le=100_000)
     """Steps that segrnn reads and forecasts at a time; null = a season of at most 24 steps, else 24."""
+    dilations: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1, max_length=64)
+    """Steps between a state and the next, per layer of a dilated network; null = 1, 2, 4, ..., shorter than the context."""
     initialization: InitializationName | None = None
     """Start of the recurrent weights: torch, orthogonal, forget_bias, chrono, identity; null = the first that reaches."""
     forget_bias: float | None = None
     """Total forget (GRU: update) gate bias at the start; null = as the initialization says."""
     init_gain: float | None = Field(default=None, gt=0.0)
     """Factor on the recurrent matrices at the start; null = 1."""
+    series_embedding: int | None = Field(default=None, ge=1, le=MAX_SERIES_EMBEDDING)
+    """Length of a learned vector per series, joined to its input; null = none. A series not trained on has one in common."""
     scaler: ScalerName = "standard"
     """Per-window scaling: standard, mean_abs, robust, last, revin or none (counts: mean_abs)."""
     decoder: DecoderName = "direct"
@@ -156,7 +169,9 @@ class ModelConfig(_Section):
         of_architecture = ARCHITECTURE_DEFAULTS.get(str(given.get("architecture")), {})
         of_head = {"scaler": "mean_abs"} if given.get("head") in COUNT_HEADS else {}
         of_decoder = {"head": "student_t"} if given.get("decoder") == "recursive" else {}
-        return of_architecture | of_head | of_decoder | dict(given)
+        dilations = given.get("dilations")
+        of_dilations = {"num_layers": len(dilations)} if isinstance(dilations, list | tuple) else {}
+        return of_architecture | of_head | of_decoder | of_dilations | dict(given)
 
     @field_validator("quantile_levels")
     @classmethod
@@ -361,9 +376,26 @@ def _impossible_networks(model: ModelConfig) -> Iterable[Problem]:
     elif model.decoder == "recursive" and model.head not in RECURSIVE_HEADS:
         message = f"recursive draws every step from a distribution, which model.head: {model.head} is not."
         yield Problem("config_conflict", "model.decoder", message, f"Use model.head: {', '.join(RECURSIVE_HEADS)}.")
+    yield from _impossible_dilations(model)
     if model.decoder == "recursive" and model.skip == "linear":
         message = "linear hands over a whole horizon, and a recursive decoder makes it step by step."
         yield Problem("config_conflict", "model.skip", message, "Set model.skip: none.")
+
+
+def _impossible_dilations(model: ModelConfig) -> Iterable[Problem]:
+    dilations = model.dilations
+    if dilations is None:
+        return
+    if model.architecture not in DILATED:
+        message = f"{model.architecture} has no dilations."
+        yield Problem("config_conflict", "model.dilations", message, f"Use {', '.join(DILATED)}, or remove it.")
+    elif len(dilations) != model.num_layers:
+        message = f"must be one per layer, but are {len(dilations)} for model.num_layers: {model.num_layers}."
+        yield Problem("config_conflict", "model.dilations", message, "Set one of the two.")
+    longest = max(dilations)
+    if model.context_length is not None and longest >= max(model.context_length, 2):
+        message = f"{longest} steps back lie before every context of model.context_length: {model.context_length}."
+        yield Problem("config_conflict", "model.dilations", message, "Lower them, or raise model.context_length.")
 
 
 _SECRET_PARAMETER = re.compile(
@@ -375,10 +407,6 @@ def redact_uri(text: str) -> str:
     """A URI, or a text with URIs in it, without users, passwords and tokens."""
     without_user = re.sub(r"://[^\s/]*@", "://", text)
     return _SECRET_PARAMETER.sub(r"\1***", without_user)
-
-
-# Beside bad syntax: a date that does not exist, nesting without end.
-UNREADABLE_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 def load_config(
@@ -405,7 +433,7 @@ def load_config(
             problems.append(Problem("config_syntax", "--set", f"{override!r} must be dotted.key=value."))
             continue
         try:
-            _assign(tree, key.strip(), yaml.safe_load(text) if text else None)
+            _assign(tree, key.strip(), read_yaml(text) if text else None)
         except (*UNREADABLE_YAML, KeyError):
             problems.append(Problem("config_syntax", f"--set {key}", "must be a dotted key and a YAML value."))
     for key, value in (flags or {}).items():
@@ -456,7 +484,7 @@ def config_keys() -> dict[str, str]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml_file(path)
     except FileNotFoundError:
         raise ConfigurationError([Problem("config_not_found", str(path), "does not exist.")]) from None
     except (OSError, *UNREADABLE_YAML) as error:

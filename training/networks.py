@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from models.config import NETWORK_CONFIG_ADAPTER
+from models.dilated import doubling_dilations
 from models.forecaster import CovariateStatistics, Forecaster
 from models.registry import build_forecaster
-from training.config import TrainingConfig
+from training.config import DILATED, TrainingConfig
 from training.data.panel import Panel
 
 
@@ -36,12 +37,14 @@ def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
         "horizon": model.horizon,
         "num_past_covariates": len(columns.past_features),
         "num_future_covariates": len(columns.future_features),
-        "num_static_covariates": len(columns.static_features),
+        "num_static_covariates": columns.num_static_channels,
         "scaler": model.scaler,
         "head": model.head,
         "quantile_levels": model.quantile_levels,
         "conformal": model.conformal,
     }
+    if columns.series:
+        description |= {"series_embedding": model.series_embedding, "num_series": len(columns.series)}
     if model.architecture == "linear":
         return description
     description |= {
@@ -51,5 +54,8 @@ def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
             "skip",
         )
     }
-    of_kind = {"rnn": ("nonlinearity",), "segrnn": ("segment_length",)}.get(model.architecture, ())
-    return description | {key: getattr(model, key) for key in of_kind}
+    if model.architecture in DILATED:
+        assert model.context_length is not None
+        description["dilations"] = model.dilations or doubling_dilations(model.num_layers, model.context_length)
+    of_kind = {"rnn": ("nonlinearity",), "dilated_rnn": ("nonlinearity",), "segrnn": ("segment_length",)}
+    return description | {key: getattr(model, key) for key in of_kind.get(model.architecture, ())}

@@ -20,7 +20,7 @@ _GATED: tuple[InitializationName, ...] = ("torch", "forget_bias", "chrono")
 
 def start_order(architecture: ArchitectureName, nonlinearity: str) -> tuple[InitializationName, ...]:
     """Initializations from the smallest change on; the identity keeps a gradient through ReLU, tanh spoils it."""
-    if architecture == "rnn":
+    if architecture in ("rnn", "dilated_rnn"):
         return ("torch", "orthogonal", "identity") if nonlinearity == "relu" else ("torch", "orthogonal")
     return _GATED
 

@@ -27,7 +27,7 @@ from training.reporting import read_verdict
 from training.run_directory import RunDirectory
 from training.tracking.tracker import _NoopTracker
 
-ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "segrnn")
+ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "segrnn", "dilated_lstm")
 
 
 def write_series(path: Path, num_series: int = 3, num_rows: int = 240, seed: int = 0) -> Path:

@@ -56,7 +56,9 @@ def test_every_architecture_of_the_registry_is_covered(rows):
     registered = {config.model_fields["architecture"].default for config in get_args(union)}
     assert registered == set(ARCHITECTURES)
     labels = {row.architecture for row in rows}
-    names = ("rnn tanh", "rnn relu", "gru", "lstm", "mingru", "minlstm", "segrnn")
+    names = (
+        "rnn tanh", "rnn relu", "gru", "lstm", "mingru", "minlstm", "segrnn", "dilated_rnn", "dilated_gru", "dilated_lstm",
+    )  # fmt: skip
     recurrent = {f"{name}, {depth}" for name in names for depth in ("1 layer", "2 layers")}
     assert labels == {"linear"} | recurrent
     assert {row.what.split(",")[0] for row in rows if row.architecture == "lstm, 2 layers"} == {"encoder", "forecaster"}

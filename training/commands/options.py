@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from training.config import TrainingConfig
 
 # As in the configuration, which costs an import that `--help` can do without.
-ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "mingru", "minlstm", "segrnn")
+ARCHITECTURES = (
+    "linear", "rnn", "gru", "lstm", "mingru", "minlstm", "segrnn", "dilated_rnn", "dilated_gru", "dilated_lstm",
+)  # fmt: skip
 # Flag -> dotted key it sets.
 CONFIG_FLAGS: dict[str, str] = {
     "data": "data.path",

@@ -245,6 +245,8 @@ def covariate_statistics(panel: Panel, splits: Splits) -> CovariateStatistics:
     past_loc = np.concatenate([loc[:split], np.zeros(len(calendar_scale)), loc[split:]])
     past_scale = np.concatenate([scale[:split], calendar_scale, scale[split:]])
     static_loc, static_scale = _moments(panel.static, np.flatnonzero(splits.train_end > 0))
+    if panel.columns.series:
+        static_loc[-1], static_scale[-1] = 0.0, 1.0  # a number that is looked up
     tensors = (torch.from_numpy(array.astype(np.float32)) for array in (past_loc, past_scale, static_loc, static_scale))
     return CovariateStatistics(*tensors)
 

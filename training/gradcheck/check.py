@@ -14,6 +14,10 @@ from models.config import (
     COUNT_HEADS,
     COUNT_SCALERS,
     DISTRIBUTION_NAMES,
+    AnyDilatedConfig,
+    DilatedGRUConfig,
+    DilatedLSTMConfig,
+    DilatedRNNConfig,
     GRUConfig,
     HeadName,
     LinearConfig,
@@ -33,6 +37,7 @@ from models.recurrent import LayerState, RecurrentEncoder
 from models.registry import build_forecaster
 from training.config import LossName
 from training.gradcheck.cells import Array, Cell, State, build_cell
+from training.gradcheck.dilated import backward_dilated_stack, forward_dilated_stack
 from training.gradcheck.finite_differences import (
     directional_derivatives,
     elementwise_error,
@@ -46,10 +51,11 @@ from training.gradcheck.forecasters import (
     layer_weights,
 )
 from training.gradcheck.rows import GradcheckRow, TensorError
-from training.gradcheck.through_time import backward_stack, forward_stack
 from training.losses import build_loss
 
-ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "mingru", "minlstm", "segrnn")
+ARCHITECTURES = (
+    "linear", "rnn", "gru", "lstm", "mingru", "minlstm", "segrnn", "dilated_rnn", "dilated_gru", "dilated_lstm",
+)  # fmt: skip
 DEPTHS = (1, 2)
 # Small enough for seconds, large enough that every axis is different and every gate, gap and covariate takes part.
 NUM_WINDOWS, CONTEXT_LENGTH, HORIZON, HIDDEN_SIZE, NUM_CHANNELS = 3, 5, 2, 4, 3
@@ -62,6 +68,11 @@ POINT_LOSSES: tuple[LossName, ...] = ("mae", "mse", "huber")
 _GATED: dict[str, type[GRUConfig | LSTMConfig | MinGRUConfig | MinLSTMConfig]] = {
     "gru": GRUConfig, "lstm": LSTMConfig, "mingru": MinGRUConfig, "minlstm": MinLSTMConfig,
 }  # fmt: skip
+_DILATED: dict[str, type[AnyDilatedConfig]] = {
+    "dilated_rnn": DilatedRNNConfig, "dilated_gru": DilatedGRUConfig, "dilated_lstm": DilatedLSTMConfig,
+}  # fmt: skip
+# The context is a multiple of neither.
+DILATIONS = (2, 3)
 
 
 def run_gradcheck(architectures: Sequence[str] = ARCHITECTURES, seed: int = 0) -> list[GradcheckRow]:
@@ -72,7 +83,8 @@ def run_gradcheck(architectures: Sequence[str] = ARCHITECTURES, seed: int = 0) -
     gaps in the window, encoder, decoder, head, loss with missing targets; parameters and every input).
 
     Args:
-        architectures: `linear`, `rnn` (tanh and relu), `gru`, `lstm`, `mingru`, `minlstm`, `segrnn`.
+        architectures: `linear`, `rnn` (tanh and relu), `gru`, `lstm`, `mingru`, `minlstm`, `segrnn`, and `dilated_rnn`
+            (tanh), `dilated_gru`, `dilated_lstm`.
         seed: Draws weights and data.
 
     Returns:
@@ -125,14 +137,14 @@ def check_encoder(config: StepwiseConfig, generator: torch.Generator) -> Gradche
     """
     encoder = RecurrentEncoder(config, NUM_CHANNELS).double()
     _perturb(encoder.parameters(), generator)
-    cell = build_cell(config.architecture, getattr(config, "nonlinearity", "tanh"))
-    shape = (1, NUM_WINDOWS, HIDDEN_SIZE)
+    cell = build_cell(config.cell, getattr(config, "nonlinearity", "tanh"))
     inputs = _normal((NUM_WINDOWS, CONTEXT_LENGTH, NUM_CHANNELS), generator)
     states: list[LayerState] = [
-        tuple(_normal(shape, generator) for _ in range(cell.num_states)) for _ in range(config.num_layers)
+        tuple(_normal((dilation, NUM_WINDOWS, HIDDEN_SIZE), generator) for _ in range(cell.num_states))
+        for dilation in config.layer_dilations
     ]
     to_outputs = _normal((NUM_WINDOWS, CONTEXT_LENGTH, HIDDEN_SIZE), generator)
-    to_final = [tuple(_normal(shape, generator) for _ in state) for state in states]
+    to_final = [tuple(_normal(tuple(part.shape), generator) for part in state) for state in states]
 
     def scalar() -> Tensor:
         outputs, final = encoder(inputs, states)
@@ -145,7 +157,7 @@ def check_encoder(config: StepwiseConfig, generator: torch.Generator) -> Gradche
     for index, state in enumerate(states):
         tensors |= {f"initial_{name}.{index}": tensor for name, tensor in zip("hc", state, strict=False)}
     tensors |= dict(encoder.named_parameters())
-    initial, d_final = [_without_layer_axis(state) for state in states], [_without_layer_axis(end) for end in to_final]
+    initial, d_final = [_as_arrays(state) for state in states], [_as_arrays(end) for end in to_final]
     hand = _encoder_by_hand(cell, encoder, inputs.numpy(), initial, to_outputs.numpy(), d_final)
     return GradcheckRow(_label(config), "encoder", _compare(scalar, tensors, hand, generator))
 
@@ -161,11 +173,11 @@ def _encoder_by_hand(
     """Derivatives of the scalar with respect to inputs, initial states and weights, by name."""
     parameters = _arrays(dict(encoder.named_parameters()))
     weights = [layer_weights(parameters, f"layers.{index}", cell) for index in range(len(initial))]
-    tapes = forward_stack(cell, weights, inputs, initial)
-    gradients = backward_stack(cell, weights, tapes, d_outputs, d_final)
+    tapes = forward_dilated_stack(cell, weights, inputs, initial, [len(state[0]) for state in initial])
+    gradients = backward_dilated_stack(cell, weights, tapes, d_outputs, d_final)
     hand = {"inputs": gradients.inputs}
     for index, (d_state, d_weights) in enumerate(zip(gradients.initial, gradients.weights, strict=True)):
-        hand |= {f"initial_{name}.{index}": value[None] for name, value in zip("hc", d_state, strict=False)}
+        hand |= {f"initial_{name}.{index}": value for name, value in zip("hc", d_state, strict=False)}
         hand |= layer_gradients(parameters, f"layers.{index}", d_weights)
     return hand
 
@@ -237,6 +249,8 @@ def _recurrent_configs(architecture: str) -> Iterator[StepwiseConfig]:
         if architecture == "rnn":
             yield RNNConfig(**sizes, nonlinearity="tanh")
             yield RNNConfig(**sizes, nonlinearity="relu")
+        elif architecture in _DILATED:
+            yield _DILATED[architecture](**sizes, dilations=DILATIONS[:depth])
         else:
             yield _GATED[architecture](**sizes)
 
@@ -292,8 +306,8 @@ def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
     return {name: tensor.detach().numpy().astype(np.float64) for name, tensor in tensors.items()}
 
 
-def _without_layer_axis(state: LayerState) -> State:
-    return tuple(tensor[0].numpy() for tensor in state)
+def _as_arrays(state: LayerState) -> State:
+    return tuple(tensor.numpy() for tensor in state)
 
 
 def _label(config: SomeNetworkConfig) -> str:

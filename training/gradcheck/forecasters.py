@@ -22,6 +22,7 @@ from models.forecaster import ForecastInputs
 from models.heads import center_index
 from training.config import LossName
 from training.gradcheck.cells import Array, Cell, build_cell
+from training.gradcheck.dilated import backward_dilated_stack, forward_dilated_stack
 from training.gradcheck.likelihoods import constrained, masked_likelihood
 from training.gradcheck.pullbacks import AffineGradients, ScaledTarget, affine, masked_loss, non_crossing, relu
 from training.gradcheck.scalers import WindowStatistics, window_statistics
@@ -234,14 +235,15 @@ def _segmented(config: SegRNNConfig, weights: Weights, read: _Standardised) -> t
 
 def _recurrent(config: StepwiseConfig, weights: Weights, read: _Standardised) -> tuple[Array, _Pullback]:
     batch, length = read.scaled.shape
-    cell = build_cell(config.architecture, getattr(config, "nonlinearity", "tanh"))
+    cell = build_cell(config.cell, getattr(config, "nonlinearity", "tanh"))
     layers = [layer_weights(weights, f"encoder.layers.{index}", cell) for index in range(config.num_layers)]
-    zeros = (np.zeros((batch, config.hidden_size)),) * cell.num_states
+    dilations = config.layer_dilations
+    zeros = [(np.zeros((dilation, batch, config.hidden_size)),) * cell.num_states for dilation in dilations]
     static = np.repeat(read.static[:, None], length, axis=1)
     channels = np.concatenate((read.scaled[..., None], read.observed[..., None], read.past, static), axis=-1)
 
-    tapes = forward_stack(cell, layers, channels, [zeros] * config.num_layers)
-    summary, summary_pullback = affine(tapes[-1].final[0], *_pair(weights, "decoder.step_projection"))
+    tapes = forward_dilated_stack(cell, layers, channels, zeros, dilations)
+    summary, summary_pullback = affine(tapes[-1].final[0][-1], *_pair(weights, "decoder.step_projection"))
     steps, steps_pullback = relu(summary.reshape(batch, config.horizon, STEP_FEATURES))
     joined = np.concatenate((steps, _horizon_covariates(config, read)), axis=-1)
     mixed, mixed_pullback = affine(joined, *_pair(weights, "decoder.mixer"))
@@ -254,9 +256,11 @@ def _recurrent(config: StepwiseConfig, weights: Weights, read: _Standardised) ->
         d_steps = steps_pullback(d_mixer.x[..., :STEP_FEATURES])
         d_future, d_static = _split_covariates(config, d_mixer.x[..., STEP_FEATURES:])
         d_summary = summary_pullback(d_steps.reshape(batch, -1))
-        # Only the final hidden state of the top layer is read, no other output and no cell.
-        d_final = [zeros] * (config.num_layers - 1) + [(d_summary.x, *zeros[1:])]
-        d_stack = backward_stack(cell, layers, tapes, np.zeros_like(tapes[-1].outputs), d_final)
+        # Only the newest hidden state of the top layer is read, no other output and no cell.
+        d_newest = np.zeros_like(zeros[-1][0])
+        d_newest[-1] = d_summary.x
+        d_final = [*zeros[:-1], (d_newest, *zeros[-1][1:])]
+        d_stack = backward_dilated_stack(cell, layers, tapes, np.zeros_like(tapes[-1].outputs), d_final)
         num_past = config.num_past_covariates
         d_static = d_static + d_stack.inputs[..., 2 + num_past :].sum(axis=1)
         d_read = _Standardised(

@@ -16,7 +16,7 @@ from training.gradients.lags import NORMALISATION_LAGS, host_norms
 from training.gradients.reach import run_segments
 from training.gradients.trace import dropout_off, trace_layers
 
-# Updates that are run; what lies before them hardly adds to the states at the last five.
+# Updates of every layer that are run; what lies before them hardly adds to the states at the last five.
 WARM_UP_UPDATES = 24
 
 
@@ -36,8 +36,9 @@ def measure_depth(forecaster: RecurrentForecaster, inputs: ForecastInputs, seed:
         return {}
     generator = torch.Generator(inputs.context.device).manual_seed(seed)
     with torch.enable_grad(), dropout_off(forecaster):
-        run = run_segments(forecaster.encoder, traces[0].inputs[:, -WARM_UP_UPDATES:], NORMALISATION_LAGS)
-        final = run.encoded.states[-1][0]
+        warm_up = WARM_UP_UPDATES * max(forecaster.config.layer_dilations)
+        run = run_segments(forecaster.encoder, traces[0].inputs[:, -warm_up:], NORMALISATION_LAGS)
+        final = run.encoded.states[-1][0][-1:]
         vector = torch.randn(final.shape, generator=generator, dtype=final.dtype, device=final.device)
         sources = [part for layer in run.boundaries for state in layer for part in state]
         norms = iter(host_norms(torch.autograd.grad((final * vector).sum(), sources, allow_unused=True)))

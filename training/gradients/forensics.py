@@ -12,11 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.forecaster import Forecaster, ForecastInputs, ScaledForecast
+from models.minimal import MinimalLayer
 from training.data.windows import WindowBatch
 from training.gradients.norms import named_layer_parameters
 from training.precision import Precision, autocast
 
 MAX_NAMED_WINDOWS = 5
+RECURRENT = (nn.RNNBase, MinimalLayer)
 Stage = Literal["weights", "input", "scaling", "layer", "loss", "gradient", "norm"]
 _IN_WORDS: dict[Stage, str] = {
     "weights": "the weights of {}, which the update before left that way",
@@ -83,12 +85,20 @@ class _Watch:
     forward: NonFinitePlace | None = None
     backward: set[str] = field(default_factory=set)
 
-    def see(self, stage: Stage, name: str, value: object) -> None:
+    def see(self, stage: Stage, name: str, value: object, has_states: bool = False) -> None:
+        """Note the first value that is not finite.
+
+        Args:
+            stage: What kind of value it is.
+            name: Of its layer.
+            value: A tensor, or tensors.
+            has_states: Whether the tensors after the first are states of a recurrent layer: windows second.
+        """
         if self.forward is None and not _is_finite(value):
             bad = torch.zeros(self.count, dtype=torch.bool)
-            for tensor in _tensors(value):
-                # Final states have the windows in their second dimension.
-                by_window = tensor.detach() if tensor.shape[0] == self.count else tensor.detach().transpose(0, 1)
+            for index, tensor in enumerate(_tensors(value)):
+                windows_first = tensor.shape[0] == self.count and not (has_states and index)
+                by_window = tensor.detach() if windows_first else tensor.detach().transpose(0, 1)
                 bad |= ~torch.isfinite(by_window).flatten(1).all(dim=1).cpu()
             self.forward = NonFinitePlace(stage, name, _rows(bad))
 
@@ -184,17 +194,17 @@ def _hooks(forecaster: Forecaster, watch: _Watch) -> Iterator[None]:
     """Watch the scaler and every layer while the context lasts."""
 
     def after(stage: Stage, name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _arguments: object, output: object) -> None:
-            watch.see(stage, name, output)
+        def hook(module: nn.Module, _arguments: object, output: object) -> None:
+            watch.see(stage, name, output, has_states=isinstance(module, RECURRENT))
             for tensor in _tensors(output):
                 if tensor.requires_grad:
                     tensor.register_hook(lambda gradient: None if _is_finite(gradient) else watch.backward.add(name))
 
         return hook
 
-    def before(_module: nn.Module, arguments: Any) -> None:
+    def before(module: nn.Module, arguments: Any) -> None:
         # Covariates are standardised outside of any module; what arrives at a layer shows it.
-        watch.see("scaling", "", arguments)
+        watch.see("scaling", "", arguments, has_states=isinstance(module, RECURRENT))
 
     layers = forecaster.layers()
     handles = [forecaster.scaler.register_forward_hook(after("scaling", ""))]

@@ -111,7 +111,7 @@ def measure_gates(traces: Sequence[LayerTrace]) -> dict[str, float]:
                 numbers[f"{key}.shut"] = (opening < limit).double().mean()
             if gate == keep_gate:
                 keep = keep_logit(gates["input"], values) if cell == "minlstm" else values
-                constants = actual_time_constants(keep) * trace.steps_per_update
+                constants = actual_time_constants(keep) * trace.steps_per_update * trace.dilation
                 quantiles = constants.quantile(constants.new_tensor(QUANTILES)).unbind()
                 names = (f"memory/{trace.name}.p{level * 100:.0f}" for level in QUANTILES)
                 numbers |= dict(zip(names, quantiles, strict=True))

@@ -85,7 +85,8 @@ def _stack_gradients(
     with dropout_off(forecaster):
         run = run_segments(forecaster.encoder, first.inputs, cuts)
     joined = [tuple(part for layer in run.boundaries for part in layer[index]) for index in range(len(run.cuts))]
-    return _pull_back(run.encoded.states[-1][:1], joined, generator)
+    newest = run.encoded.states[-1][0][-1:]  # of a dilated layer's last states the one that the decoder reads
+    return _pull_back((newest,), joined, generator)
 
 
 def _pull_back(final: LayerState, boundaries: list[LayerState], generator: torch.Generator) -> list[LayerState]:

@@ -76,7 +76,7 @@ def _advance(
 
 
 def _norm(shift: LayerState) -> Float[Tensor, " B"]:
-    joined = torch.cat([part[0] for part in shift], dim=-1)
+    joined = torch.cat([part.transpose(0, 1).flatten(1) for part in shift], dim=-1)
     # A distance of exactly zero is a state forgotten within one stretch: the smallest number stands for it.
     lengths: Tensor = torch.linalg.vector_norm(joined, dim=-1)
     return lengths.clamp(min=torch.finfo(joined.dtype).tiny)

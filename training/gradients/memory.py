@@ -57,10 +57,12 @@ def measure_static_memory(forecaster: RecurrentForecaster) -> list[StaticMemory]
     Returns:
         One entry per recurrent layer, in one copy to the host.
     """
-    cell, unit = forecaster.config.cell, forecaster.config.steps_per_update
+    cell = forecaster.config.cell
+    units = [forecaster.config.steps_per_update * dilation for dilation in forecaster.config.layer_dilations]
+    names = layer_names(forecaster)
     if cell not in KEEP_GATE:
         radii = measure_spectral_radius(forecaster)
-        return [_from_radius(name, radii[f"spectral_radius/{name}"]) for name in layer_names(forecaster)]
+        return [_from_radius(name, radii[f"spectral_radius/{name}"], unit) for name, unit in zip(names, units, strict=True)]
     gate = KEEP_GATE[cell]
     size = forecaster.config.hidden_size
     biases = [torch.stack(layer_biases(cast("RecurrentLayer", layer))).sum(0) for layer in forecaster.encoder.layers]
@@ -68,12 +70,12 @@ def measure_static_memory(forecaster: RecurrentForecaster) -> list[StaticMemory]
     if cell == "minlstm":
         rows = gate_rows(cell, "input", size)
         keeps = [keep_logit(bias[rows], keep) for bias, keep in zip(biases, keeps, strict=True)]
-    constants = torch.stack([time_constants(keep) * unit for keep in keeps])
+    constants = torch.stack([time_constants(keep) * unit for keep, unit in zip(keeps, units, strict=True)])
     levels = constants.new_tensor(QUANTILES)
     table = constants.quantile(levels, dim=1).T.tolist()
-    return [StaticMemory(name, f"{gate} bias", *row) for name, row in zip(layer_names(forecaster), table, strict=True)]
+    return [StaticMemory(name, f"{gate} bias", *row) for name, row in zip(names, table, strict=True)]
 
 
-def _from_radius(name: str, radius: float) -> StaticMemory:
-    steps = math.inf if radius >= 1 else (-1.0 / math.log(radius) if radius > 0 else 0.0)
+def _from_radius(name: str, radius: float, steps_per_update: int) -> StaticMemory:
+    steps = math.inf if radius >= 1 else (-steps_per_update / math.log(radius) if radius > 0 else 0.0)
     return StaticMemory(name, "spectral radius", steps, steps, steps)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.dilated import layer_dilation
 from models.forecaster import ForecastInputs, RecurrentForecaster
 from models.initialization import RecurrentLayer
 from models.recurrent import LayerState
@@ -25,6 +26,7 @@ class LayerTrace(NamedTuple):
         outputs: Its hidden state after every step.
         initial: Its state before the first step.
         steps_per_update: Context steps that one of its updates reads.
+        dilation: Updates between a state and the next that follows from it.
     """
 
     name: str
@@ -33,6 +35,7 @@ class LayerTrace(NamedTuple):
     outputs: Float[Tensor, "B L D"]
     initial: LayerState
     steps_per_update: int = 1
+    dilation: int = 1
 
     def previous(self) -> Float[Tensor, "B L D"]:
         """The hidden state that every update starts from."""
@@ -80,7 +83,7 @@ def trace_layers(forecaster: RecurrentForecaster, inputs: ForecastInputs) -> lis
         name = layer_names(forecaster)[len(traces)]
         initial = state if isinstance(state, tuple) else (state,)
         layer, unit = cast("RecurrentLayer", module), forecaster.config.steps_per_update
-        traces.append(LayerTrace(name, layer, arguments[0], result[0], initial, unit))
+        traces.append(LayerTrace(name, layer, arguments[0], result[0], initial, unit, layer_dilation(module)))
 
     handles = [layer.register_forward_hook(keep) for layer in forecaster.encoder.layers]
     try:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from training.config import TrainingConfig, config_keys
 from training.errors import ConfigurationError, Problem
+from training.yaml_text import UNREADABLE_YAML, read_yaml_file
 
 EXAMPLE = "See gradcast tune --print-space for an example."
 Value = bool | int | float | str | None
@@ -98,8 +99,8 @@ def default_space(config: TrainingConfig) -> dict[str, Range | Choices | Multipl
     Args:
         config: As the user wrote it: which keys were set is read from it.
     """
-    gated: When = {"model.architecture": ("lstm", "gru", "segrnn", "mingru", "minlstm")}
-    recurrent: When = {"model.architecture": ("lstm", "gru", "rnn", "segrnn", "mingru", "minlstm")}
+    gated: When = {"model.architecture": ("lstm", "gru", "segrnn", "mingru", "minlstm", "dilated_gru", "dilated_lstm")}
+    recurrent: When = {"model.architecture": (*gated["model.architecture"], "rnn", "dilated_rnn")}
     whole: dict[str, Range | Choices | Multiples] = {
         "model.architecture": Choices(choices=("lstm", "gru", "rnn")),
         "model.context_length": Multiples(multiples=(0.5, 1.0, 1.5, 2.0)),
@@ -110,6 +111,8 @@ def default_space(config: TrainingConfig) -> dict[str, Range | Choices | Multipl
         "model.scaler": Choices(choices=("standard", "robust", "mean_abs", "last", "revin")),
         "optimizer.learning_rate": Range(low=3e-4, high=3e-2, log=True),
     }
+    if config.model.dilations is not None:
+        del whole["model.num_layers"]  # the list says how many
     return {key: dimension for key, dimension in whole.items() if not _is_set(config, key)}
 
 
@@ -125,9 +128,9 @@ def read_space(path: Path) -> dict[str, Range | Choices | Multiples]:
         ConfigurationError: With everything wrong in it.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        tree = read_yaml_file(path)
+    except (OSError, *UNREADABLE_YAML) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigurationError(
             [Problem("space_unreadable", str(path), f"must be a YAML file: {reason}.", EXAMPLE)]
         ) from None

@@ -6,7 +6,7 @@ import itertools
 import math
 
 from training.gradients.rules.case import Case, robust_sigma, share_still_falling, smoothed
-from training.gradients.rules.remedies import ADAPTIVE, GATED, GOOD_RATE, more_steps, usual_rate
+from training.gradients.rules.remedies import ADAPTIVE, GATED, GOOD_RATE, more_steps, one_layer, unset, usual_rate
 from training.gradients.rules.thresholds import (
     EARLIEST_SHARE,
     OVERFIT_CHECKS,
@@ -86,13 +86,13 @@ def never_learned(case: Case) -> list[Finding]:
         remedies.append(
             Remedy(
                 why="gates carry a state unchanged",
-                set={"model.architecture": "lstm", "model.initialization": "forget_bias"},
+                set={"model.architecture": "lstm", "model.initialization": "forget_bias"} | unset(case, "model.dilations"),
             )
         )
     if case.setting("model.scaler") != case.usual_scaler:
         remedies.append(Remedy(why="scale every window", set={"model.scaler": case.usual_scaler}))
     if (case.setting("model.num_layers") or 1) > 1:
-        remedies.append(Remedy(why="fewer layers learn faster", set={"model.num_layers": 1}))
+        remedies.append(Remedy(why="fewer layers learn faster", set=one_layer(case)))
     if not (still > STILL_FALLING or is_short):
         remedies.append(more_steps(case).model_copy(update={"why": "plateaus can end abruptly"}))
     course = "was still falling" if still > STILL_FALLING else "lies on a plateau"

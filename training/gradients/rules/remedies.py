@@ -12,9 +12,11 @@ from training.gradients.verdict import Remedy
 # of 1 to that (measured at 64 units; the table of reach in the tests).
 TORCH_REACH = 15
 FORGET_BIAS_REACH = 45
-GATED = ("lstm", "gru", "segrnn", "mingru", "minlstm")
+GATED = ("lstm", "gru", "segrnn", "mingru", "minlstm", "dilated_gru", "dilated_lstm")
 ADAPTIVE = ("adam", "adamw", "nadam", "radam")
 PLAIN = ("sgd", "nesterov")
+# Whose higher layers are there for the long memory.
+DILATED = ("dilated_gru", "dilated_lstm")
 # Of AdamW with one cycle: high enough to arrive within a short budget, low enough for every recurrent network tried.
 GOOD_RATE = 5e-3
 
@@ -33,13 +35,13 @@ def longer_memory(case: Case, need: int) -> list[Remedy]:
     settings: dict[str, Any] = {}
     words = []
     if case.setting("model.architecture") not in GATED:
-        settings["model.architecture"] = "lstm"
+        settings |= {"model.architecture": "lstm"} | unset(case, "model.dilations")
         words.append("gates carry a state unchanged")
     if need > TORCH_REACH or case.setting("model.forget_bias") is not None:
-        settings |= {"model.initialization": "chrono"} | _unset(case, "model.forget_bias", "model.init_gain")
+        settings |= {"model.initialization": "chrono"} | unset(case, "model.forget_bias", "model.init_gain")
         words.append(f"chrono initialisation starts with time constants up to the context, {need} steps included")
-    if (case.setting("model.num_layers") or 1) > 2:
-        settings["model.num_layers"] = 1
+    if (case.setting("model.num_layers") or 1) > 2 and case.setting("model.architecture") not in DILATED:
+        settings |= one_layer(case)
         words.append("one layer, so that depth does not weaken the gradient as well")
     remedies = [Remedy(why="; ".join(words), set=settings)] if settings and not _is_set(case, settings) else []
     if need <= FORGET_BIAS_REACH and settings.get("model.initialization") == "chrono":
@@ -51,6 +53,11 @@ def longer_memory(case: Case, need: int) -> list[Remedy]:
         more |= usual_rate(case)
     remedies.append(Remedy(why="memory that is there at the start still takes long to be used", set=settings | more))
     return remedies
+
+
+def one_layer(case: Case) -> dict[str, Any]:
+    """The shallowest stack; dilations that were written down per layer are taken back."""
+    return {"model.num_layers": 1} | unset(case, "model.dilations")
 
 
 def usual_rate(case: Case) -> dict[str, Any]:
@@ -104,7 +111,8 @@ def more_steps(case: Case) -> Remedy:
     return Remedy(why="the loss was still falling when the budget ended", set={"fit.max_steps": 3 * steps})
 
 
-def _unset(case: Case, *keys: str) -> dict[str, Any]:
+def unset(case: Case, *keys: str) -> dict[str, Any]:
+    """Back to the default, those of the keys that have a value."""
     return {key: None for key in keys if case.setting(key) is not None}
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from training.gradients.rules.case import Case, median, robust_sigma, smoothed
-from training.gradients.rules.remedies import GOOD_RATE, PLAIN, explosion_remedies, usual_rate
+from training.gradients.rules.remedies import GOOD_RATE, PLAIN, explosion_remedies, one_layer, usual_rate
 from training.gradients.rules.thresholds import (
     CLIP_COEFFICIENT,
     CLIPPED_SHARE,
@@ -140,7 +140,7 @@ def layer_imbalance(case: Case) -> list[Finding]:
     if not (first > 0 and last > 0) or IMBALANCE_LOW <= first / last <= IMBALANCE_HIGH:
         return []
     message = f"relative to its weights, {layers[0]} receives {first / last:.2g} of the gradient of {layers[-1]}"
-    remedy = Remedy(why="fewer layers pass it on", set={"model.num_layers": 1})
+    remedy = Remedy(why="fewer layers pass it on", set=one_layer(case))
     threshold = IMBALANCE_LOW if first < last else IMBALANCE_HIGH
     return [case.finding("layer_imbalance", layers[0], first / last, threshold, message, [remedy])]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from training.gradients.evidence import NeedEvidence
 from training.gradients.rules.case import Case, median
-from training.gradients.rules.remedies import FORGET_BIAS_REACH, explosion_remedies, longer_memory
+from training.gradients.rules.remedies import FORGET_BIAS_REACH, explosion_remedies, longer_memory, one_layer
 from training.gradients.rules.thresholds import (
     CONFIRMATIONS,
     DEPTH_SHARE,
@@ -119,7 +119,7 @@ def vanishing_through_depth(case: Case) -> list[Finding]:
     if len(shares) < CONFIRMATIONS or not share < DEPTH_SHARE:
         return []
     message = f"of the gradient at {layers[-1]}, {share:.1g} arrives at {layers[0]}, {len(layers) - 1} layers below"
-    remedy = Remedy(why="every layer between takes its share", set={"model.num_layers": 1})
+    remedy = Remedy(why="every layer between takes its share", set=one_layer(case))
     return [case.finding("vanishing_through_depth", layers[0], share, DEPTH_SHARE, message, [remedy])]
 
 
