@@ -91,7 +91,7 @@ def create_app(settings: ServiceSettings | None = None, source: ModelSource | No
     )
     # The last one added is the outermost.
     app.add_middleware(ShortcutMiddleware, routes={"/forecast": forecast.forecast})
-    app.add_middleware(AccessMiddleware, guard=guard, has_access_log=settings.access_log)
+    app.add_middleware(AccessMiddleware, guard=guard, metrics=service_metrics, has_access_log=settings.access_log)
     app.add_middleware(MeasuringMiddleware, metrics=service_metrics)
     if settings.tracing:
         app.add_middleware(TracingMiddleware, provider=build_provider())

@@ -12,6 +12,8 @@ from prometheus_client.registry import Collector
 
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+# Keys with lines of their own.
+MAX_KEYS, OTHER_KEYS = 200, "others"
 
 
 
@@ -63,6 +65,7 @@ class ServiceMetrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._request_children: dict[tuple[str, str, int], tuple[Histogram, Counter]] = {}
+        self._key_ids: set[str] = set()
         ProcessCollector(registry=registry)
         self.request_seconds = Histogram(
             "gradcast_request_seconds",
@@ -100,6 +103,12 @@ class ServiceMetrics:
             registry=registry,
         )
 
+        self.key_requests = Counter(
+            "gradcast_key_requests",
+            "Requests by id of the key, answered or refused; unknown keys are in gradcast_errors_total alone.",
+            ["key", "outcome"],
+            registry=registry,
+        )
         self.shadow_windows = Counter(
             "gradcast_shadow_windows",
             "Windows offered to the challenger: forecast, dropped under load, or failed.",
@@ -116,6 +125,14 @@ class ServiceMetrics:
             self._request_children[key] = children
         children[0].observe(seconds)
         children[1].inc()
+
+    def observe_key(self, key_id: str, is_refused: bool) -> None:
+        """Count one request of a key; beyond `MAX_KEYS` keys the others share one line."""
+        if key_id not in self._key_ids:
+            if len(self._key_ids) >= MAX_KEYS:
+                key_id = OTHER_KEYS
+            self._key_ids.add(key_id)
+        self.key_requests.labels(key_id, "refused" if is_refused else "answered").inc()
 
     def watch_models(self, read_loaded: Callable[[], Iterable[LoadedRow]]) -> None:
         """Print version, verdict and age of what `read_loaded` returns at every scrape."""
