@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from app.services.catalog import Catalog
     from app.services.engine import InferenceEngine
     from app.services.forecasting import ForecastService
+    from app.services.shadow import ChallengerShadow
 
 
 def settings_of(request: Request) -> ServiceSettings:
@@ -40,6 +41,11 @@ def engine_of(request: Request) -> InferenceEngine:
 def forecasting_of(request: Request) -> ForecastService:
     """The application's forecasting service."""
     return cast("ForecastService", request.app.state.forecasting)
+
+
+def shadow_of(request: Request) -> ChallengerShadow | None:
+    """The application's watch over challengers, if there is one."""
+    return cast("ChallengerShadow | None", request.app.state.shadow)
 
 
 def datasets_of(request: Request) -> DatasetStore:

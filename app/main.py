@@ -27,6 +27,7 @@ from app.services.catalog import Catalog
 from app.services.engine import InferenceEngine
 from app.services.forecasting import ForecastService
 from app.services.metrics import ServiceMetrics
+from app.services.shadow import ChallengerShadow
 from app.services.sources import DirectorySource, ModelSource
 from app.settings import ServiceSettings, load_settings
 from app.tracing import TracingMiddleware, build_provider
@@ -68,7 +69,10 @@ def create_app(settings: ServiceSettings | None = None, source: ModelSource | No
         settings.max_batch_windows,
         settings.num_threads,
     )
-    app.state.forecasting = ForecastService(catalog, engine, service_metrics, settings)
+    # The metrics are there, though empty, without one too.
+    app.state.shadow = shadow = build_shadow(settings, catalog, engine, service_metrics)
+    service_metrics.watch_shadow(shadow.rows if shadow is not None else tuple)
+    app.state.forecasting = ForecastService(catalog, engine, service_metrics, settings, shadow)
     app.state.datasets = dataset_store = DatasetStore(
         settings.jobs_directory / "datasets",
         settings.max_dataset_bytes,
@@ -87,7 +91,7 @@ def create_app(settings: ServiceSettings | None = None, source: ModelSource | No
     )
     # The last one added is the outermost.
     app.add_middleware(ShortcutMiddleware, routes={"/forecast": forecast.forecast})
-    app.add_middleware(AccessMiddleware, guard=guard, has_access_log=settings.access_log)
+    app.add_middleware(AccessMiddleware, guard=guard, metrics=service_metrics, has_access_log=settings.access_log)
     app.add_middleware(MeasuringMiddleware, metrics=service_metrics)
     if settings.tracing:
         app.add_middleware(TracingMiddleware, provider=build_provider())
@@ -105,15 +109,30 @@ def build_source(settings: ServiceSettings) -> ModelSource:
     return RegistrySource(settings.tracking_uri, settings.cache_directory)
 
 
+def build_shadow(
+    settings: ServiceSettings, catalog: Catalog, engine: InferenceEngine, metrics: ServiceMetrics
+) -> ChallengerShadow | None:
+    """What forecasts with a challenger in the background, if the settings name one."""
+    if settings.shadow is None:
+        return None
+    return ChallengerShadow(
+        catalog, engine, metrics, settings.shadow, settings.shadow_forecasts, settings.max_series_length
+    )
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.loop = asyncio.get_running_loop()
     app.state.engine.start()
     app.state.catalog.start()
     app.state.jobs.start()
+    if app.state.shadow is not None:
+        app.state.shadow.start()
     try:
         yield
     finally:
+        if app.state.shadow is not None:
+            app.state.shadow.stop()
         app.state.jobs.stop()
         app.state.catalog.stop()
         app.state.engine.stop()

@@ -60,6 +60,10 @@ class ServiceSettings(BaseSettings):
     """Registered names to serve, separated by commas; empty = all. The first is the default model."""
     alias: str = Field(default="champion", min_length=1)
     """Alias that a name alone stands for."""
+    shadow: str | None = None
+    """Alias of a challenger that forecasts the same series in the background, such as challenger; null = none."""
+    shadow_forecasts: int = Field(default=10_000, ge=1)
+    """Forecasts of champion and challenger kept until their truth arrives."""
     cache_directory: Path = Field(default_factory=default_cache_directory)
     """Where downloaded bundles are kept; what is there is served when the registry does not answer."""
     poll_seconds: float = Field(default=10.0, ge=0.05)
@@ -136,7 +140,14 @@ class ServiceSettings(BaseSettings):
     def _split_names(cls, value: Any) -> Any:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
-    @field_validator("tracking_uri", "bundle", "queue_url", "dashboard_url", mode="before")
+    @field_validator("shadow")
+    @classmethod
+    def _shadow_is_another(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and value == info.data.get("alias"):
+            raise ValueError("must be another alias than GRADCAST_ALIAS, which is the champion's")
+        return value
+
+    @field_validator("tracking_uri", "shadow", "bundle", "queue_url", "dashboard_url", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value

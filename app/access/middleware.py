@@ -13,6 +13,7 @@ from app.access.guard import STRANGER, Caller, Guard
 from app.access.scopes import PUBLIC
 from app.errors import ProblemError, build_problem_response, respond_to
 from app.logs import REQUEST_ID, choose_request_id
+from app.services.metrics import ServiceMetrics
 
 access_logger = logging.getLogger("gradcast.access")
 Header = tuple[bytes, bytes]
@@ -33,12 +34,16 @@ class AccessMiddleware:
     Args:
         app: The application.
         guard: Who may come in.
+        metrics: Where requests are counted by key.
         has_access_log: Whether every request has a line in the log.
     """
 
-    def __init__(self, app: ASGIApp, guard: Guard, has_access_log: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, guard: Guard, metrics: ServiceMetrics, has_access_log: bool = False
+    ) -> None:
         self._app = app
         self._guard = guard
+        self._metrics = metrics
         self._has_access_log = has_access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,6 +77,8 @@ class AccessMiddleware:
         finally:
             if problem is None and caller is not STRANGER:
                 self._guard.note_answer(caller, scope["method"], scope["path"], status, request_id)
+            if caller.key is not None:
+                self._metrics.observe_key(caller.key.id, problem is not None)
             if self._has_access_log:
                 log_access(scope, caller, status, time.perf_counter() - begin)
             REQUEST_ID.reset(token)

@@ -6,11 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from app.dependencies import catalog_of
-from app.schemas.models import ColumnsBody, ModelBody, ModelDetail, ModelList, VersionBody
+from app.dependencies import catalog_of, shadow_of
+from app.schemas.models import ColumnsBody, ModelBody, ModelDetail, ModelList, ShadowBody, VersionBody
 from app.schemas.problem import build_problem_docs
 from app.services.catalog import Catalog
 from app.services.loading import LoadedModel
+from app.services.shadow import ChallengerShadow, ShadowScore
 from app.services.sources import ModelListing, ModelVersion
 from models.bundle import BundleManifest
 from training.errors import ModelNotFoundError
@@ -19,14 +20,20 @@ router = APIRouter(tags=["models"])
 
 
 @router.get("/models", summary="List models")
-async def list_models(catalog: Annotated[Catalog, Depends(catalog_of)]) -> ModelList:
+async def list_models(
+    catalog: Annotated[Catalog, Depends(catalog_of)], shadow: Annotated[ChallengerShadow | None, Depends(shadow_of)]
+) -> ModelList:
     """Names, versions, aliases, verdict, horizon, context_length and columns of every model."""
-    bodies = [ModelBody(**_describe(catalog, listing)) for listing in catalog.listings]
+    bodies = [ModelBody(**_describe(catalog, listing, shadow)) for listing in catalog.listings]
     return ModelList(models=bodies, default_model=catalog.default_name)
 
 
 @router.get("/models/{name}", summary="Show a model", responses=build_problem_docs("model_not_found"))
-async def show_model(name: str, catalog: Annotated[Catalog, Depends(catalog_of)]) -> ModelDetail:
+async def show_model(
+    name: str,
+    catalog: Annotated[Catalog, Depends(catalog_of)],
+    shadow: Annotated[ChallengerShadow | None, Depends(shadow_of)],
+) -> ModelDetail:
     """One model with its backtest beside the baselines."""
     listing = next((listing for listing in catalog.listings if listing.name == name), None)
     if listing is None:
@@ -34,7 +41,7 @@ async def show_model(name: str, catalog: Annotated[Catalog, Depends(catalog_of)]
     loaded = catalog.loaded.get(name)
     manifest = loaded.manifest if loaded is not None else None
     return ModelDetail(
-        **_describe(catalog, listing),
+        **_describe(catalog, listing, shadow),
         metrics=manifest.metrics if manifest else {},
         baselines=manifest.baselines if manifest else {},
         data_fingerprint=manifest.data_fingerprint if manifest else None,
@@ -42,7 +49,7 @@ async def show_model(name: str, catalog: Annotated[Catalog, Depends(catalog_of)]
     )
 
 
-def _describe(catalog: Catalog, listing: ModelListing) -> dict[str, object]:
+def _describe(catalog: Catalog, listing: ModelListing, shadow: ChallengerShadow | None) -> dict[str, object]:
     loaded = catalog.loaded.get(listing.name)
     return {
         "name": listing.name,
@@ -50,6 +57,7 @@ def _describe(catalog: Catalog, listing: ModelListing) -> dict[str, object]:
         "version": loaded.version.version if loaded is not None else None,
         "aliases": {alias: version.version for version in listing.versions for alias in version.aliases},
         "last_error": catalog.last_error(listing.name),
+        "shadow": _shadow_body(shadow.score(listing.name)) if shadow is not None else None,
         "versions": [_version_body(version, loaded) for version in listing.versions],
         **_describe_loaded(loaded),
     }
@@ -77,6 +85,17 @@ def _describe_loaded(loaded: LoadedModel | None) -> dict[str, object]:
 
 def _columns_body(manifest: BundleManifest) -> ColumnsBody:
     return ColumnsBody(target=manifest.target, **manifest.columns.model_dump(mode="json", exclude={"series"}))
+
+
+def _shadow_body(score: ShadowScore | None) -> ShadowBody | None:
+    if score is None:
+        return None
+    champion, challenger = score.versions
+    return ShadowBody(
+        champion_version=champion, challenger_version=challenger, num_forecasts=score.num_forecasts,
+        num_steps=score.num_steps, champion_mae=score.champion_mae, challenger_mae=score.challenger_mae,
+        num_wins=score.num_wins,
+    )  # fmt: skip
 
 
 def _version_body(version: ModelVersion, loaded: LoadedModel | None) -> VersionBody:

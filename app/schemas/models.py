@@ -28,6 +28,21 @@ class VersionBody(BaseModel):
     is_loaded: bool
 
 
+class ShadowBody(BaseModel):
+    """A challenger beside the champion, on the same steps."""
+
+    champion_version: int
+    challenger_version: int
+    num_forecasts: int
+    """Forecasts whose truth has arrived."""
+    num_steps: int
+    champion_mae: float | None
+    """Mean absolute error, in the unit of y; null before the first truth."""
+    challenger_mae: float | None
+    num_wins: int
+    """Forecasts in which the challenger's error was the smaller one."""
+
+
 class ModelBody(BaseModel):
     """A model by name; what is null is not known before the model is loaded."""
 
@@ -53,6 +68,8 @@ class ModelBody(BaseModel):
     trained_until: str | None
     last_error: str | None
     """Why the newest version is not the one served."""
+    shadow: ShadowBody | None = None
+    """Its challenger, if one is watched (`GRADCAST_SHADOW`) and was asked."""
     versions: list[VersionBody]
 
 

@@ -38,6 +38,20 @@ FILL_POLICY: TypeAdapter[FillPolicy] = TypeAdapter(FillPolicy)
 Scalar = TypeVar("Scalar", np.float32, np.bool_)
 
 
+class Past(NamedTuple):
+    """The target of one series on the model's grid.
+
+    Attributes:
+        start: Timestamp of the first row.
+        y: One value per row, NaN where missing.
+        rows: Row of each value as given; None if they are the rows themselves.
+    """
+
+    start: int
+    y: NDArray[np.float32]
+    rows: NDArray[np.int64] | None
+
+
 class History(NamedTuple):
     """One series on the model's grid, before it is cut to the window.
 
@@ -160,23 +174,33 @@ class RequestEncoder:
         )
         return ForecastInputs(*(torch.from_numpy(array) for array in arrays))
 
-    def _given(self, series: SeriesRequest, path: str, horizon: int) -> History:
+    def read_past(self, series: SeriesRequest, path: str) -> Past:
+        """The target of a series that brings it.
+
+        Raises:
+            SeriesError: If its values or times cannot be read.
+        """
         assert series.y is not None
         count = len(series.y)
         self._validate_length(count, f"{path}.y")
         start, rows = self._times(series, path, count)
         values = self._channels.read_target(series.y, f"{path}.y")
+        if rows is None:
+            return Past(start, values, None)
+        self._validate_length(int(rows[-1]) + 1, f"{path}.ds")
+        y = np.full(int(rows[-1]) + 1, np.nan, np.float32)
+        y[rows] = values
+        return Past(start, y, rows)
+
+    def _given(self, series: SeriesRequest, path: str, horizon: int) -> History:
+        assert series.y is not None
+        count, past = len(series.y), self.read_past(series, path)
         if self._has_covariates or series.futr_exog or series.hist_exog or series.stat_exog:
             self._channels.validate_names(series, path)
             limits = (count + horizon, count + self._network.horizon)
             self._channels.validate_lengths(series.futr_exog, f"{path}.futr_exog", limits, "y and the horizon")
             self._channels.validate_lengths(series.hist_exog, f"{path}.hist_exog", (count, count), "y")
-        y = values
-        if rows is not None:
-            self._validate_length(int(rows[-1]) + 1, f"{path}.ds")
-            y = np.full(int(rows[-1]) + 1, np.nan, np.float32)
-            y[rows] = values
-        return History(start, y, rows, series.futr_exog, series.hist_exog, series.stat_exog)
+        return History(*past, series.futr_exog, series.hist_exog, series.stat_exog)
 
     def _times(self, series: SeriesRequest, path: str, count: int) -> tuple[int, NDArray[np.int64] | None]:
         """First timestamp, and the row of every value unless they follow each other."""

@@ -26,6 +26,7 @@ from app.services.loading import Cold, LoadedModel, Resolved
 from app.services.metrics import ServiceMetrics
 from app.services.rendering import render_json
 from app.services.series_error import SeriesError
+from app.services.shadow import Answered, ChallengerShadow
 from app.services.unpacking import unpack
 from app.settings import ServiceSettings
 from models.forecaster import ForecastInputs
@@ -63,11 +64,18 @@ class ForecastService:
         engine: What runs them.
         metrics: Where refused series are counted.
         settings: Limits.
+        shadow: Hears of every answer of a champion; None = nobody does.
     """
 
     def __init__(
-        self, catalog: Catalog, engine: InferenceEngine, metrics: ServiceMetrics, settings: ServiceSettings
+        self,
+        catalog: Catalog,
+        engine: InferenceEngine,
+        metrics: ServiceMetrics,
+        settings: ServiceSettings,
+        shadow: ChallengerShadow | None = None,
     ) -> None:
+        self._shadow = shadow
         self._catalog = catalog
         self._engine = engine
         self._metrics = metrics
@@ -134,6 +142,8 @@ class ForecastService:
             answer = partial(self._answer, request, found, prepared, quantiles, render)
             content = answer() if is_small else await self._run_aside(answer)
             ticket.is_answered = True
+            if self._shadow is not None and found.alias == self._catalog.alias:
+                self._shadow.offer(_answered(request, found.model, prepared, quantiles))
             return content
 
     async def forecast_json(self, body: bytes, encoding: str | None, deadline: float) -> bytes:
@@ -234,6 +244,14 @@ class ForecastService:
                 if isinstance(outcome, SeriesError):
                     self._metrics.series_errors.labels(outcome.code).inc()
         return render(answer)
+
+
+def _answered(
+    request: ForecastRequest, model: LoadedModel, prepared: Prepared, quantiles: NDArray[np.float32]
+) -> Answered:
+    trained = model.manifest.network.output_levels
+    means = prepared.levels.read(quantiles[:, :, : prepared.horizon], trained)[0]
+    return Answered(model, request, prepared.outcomes, means)
 
 
 def parse_request(body: bytes) -> ForecastRequest:

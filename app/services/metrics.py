@@ -12,6 +12,8 @@ from prometheus_client.registry import Collector
 
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+# Keys with lines of their own.
+MAX_KEYS, OTHER_KEYS = 200, "others"
 
 
 
@@ -33,6 +35,22 @@ class LoadedRow(NamedTuple):
     data_until: float | None
 
 
+class ShadowRow(NamedTuple):
+    """A champion beside its challenger.
+
+    Attributes:
+        name: Registered name.
+        num_steps: Steps whose truth has arrived.
+        champion_mae: Mean absolute error on them; None before the first.
+        challenger_mae: The same.
+    """
+
+    name: str
+    num_steps: int
+    champion_mae: float | None
+    challenger_mae: float | None
+
+
 # Name, shift of the mean by channel in standard deviations of the training data, share of missing targets.
 DriftRow = tuple[str, Mapping[str, float], float]
 
@@ -47,6 +65,7 @@ class ServiceMetrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._request_children: dict[tuple[str, str, int], tuple[Histogram, Counter]] = {}
+        self._key_ids: set[str] = set()
         ProcessCollector(registry=registry)
         self.request_seconds = Histogram(
             "gradcast_request_seconds",
@@ -84,6 +103,19 @@ class ServiceMetrics:
             registry=registry,
         )
 
+        self.key_requests = Counter(
+            "gradcast_key_requests",
+            "Requests by id of the key, answered or refused; unknown keys are in gradcast_errors_total alone.",
+            ["key", "outcome"],
+            registry=registry,
+        )
+        self.shadow_windows = Counter(
+            "gradcast_shadow_windows",
+            "Windows offered to the challenger: forecast, dropped under load, or failed.",
+            ["model", "outcome"],
+            registry=registry,
+        )
+
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count and time one request."""
         key = (route, method, status)
@@ -94,13 +126,53 @@ class ServiceMetrics:
         children[0].observe(seconds)
         children[1].inc()
 
+    def observe_key(self, key_id: str, is_refused: bool) -> None:
+        """Count one request of a key; beyond `MAX_KEYS` keys the others share one line."""
+        if key_id not in self._key_ids:
+            if len(self._key_ids) >= MAX_KEYS:
+                key_id = OTHER_KEYS
+            self._key_ids.add(key_id)
+        self.key_requests.labels(key_id, "refused" if is_refused else "answered").inc()
+
     def watch_models(self, read_loaded: Callable[[], Iterable[LoadedRow]]) -> None:
         """Print version, verdict and age of what `read_loaded` returns at every scrape."""
         self.registry.register(_ModelCollector(read_loaded))
 
+    def watch_shadow(self, read_rows: Callable[[], Iterable[ShadowRow]]) -> None:
+        """Print at every scrape how the challenger compares."""
+        self.registry.register(_ShadowCollector(read_rows))
+
     def watch_drift(self, read_rows: Callable[[], Iterable[DriftRow]]) -> None:
         """Print at every scrape how far inputs are from the training data."""
         self.registry.register(_DriftCollector(read_rows))
+
+
+class _ShadowCollector(Collector):
+    def __init__(self, read_rows: Callable[[], Iterable[ShadowRow]]) -> None:
+        self._read_rows = read_rows
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return self._families()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        error, steps = self._families()
+        for row in self._read_rows():
+            steps.add_metric([row.name], float(row.num_steps))
+            for role, mae in (("champion", row.champion_mae), ("challenger", row.challenger_mae)):
+                if mae is not None:
+                    error.add_metric([row.name, role], mae)
+        return (error, steps)
+
+    @staticmethod
+    def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+        return (
+            GaugeMetricFamily(
+                "gradcast_shadow_error",
+                "Mean absolute error of champion and challenger on the same steps, in the unit of y.",
+                labels=["model", "role"],
+            ),
+            GaugeMetricFamily("gradcast_shadow_steps", "Steps whose truth has arrived.", labels=["model"]),
+        )
 
 
 class _ModelCollector(Collector):

@@ -1,6 +1,6 @@
 // The first page: bring a table, see the models and the trainings.
 import { ask, upload, Problem } from "/static/api.js";
-import { reachStrip } from "/static/charts.js";
+import { number, reachStrip } from "/static/charts.js";
 import { auditBlock, badge, count, every, find, gateButton, h, plain, say, sayProblem, stateBadge, toneOf } from "/static/parts.js";
 
 const place = find("#upload-answer"), zone = find("#drop"), input = find("#file");
@@ -56,9 +56,16 @@ function modelCard(model) {
     sentence, strip, h("p", { class: "faint" }, facts),
     h("p", { class: "actions" }, served?.run_id ? h("a", { class: "button small", href: `/page/gradients/${served.run_id}` }, "How it learned") : null,
       model.last_error && model.is_ready ? h("span", { class: "faint" }, model.last_error) : null),
+    model.shadow ? h("p", { class: "faint" }, shadowWords(model.shadow)) : null,
     model.versions.length ? versions(model, answer) : null, answer);
   if (served?.run_id) describe(served.run_id, sentence, strip);
   return card;
+}
+
+function shadowWords(shadow) {
+  const names = `The challenger, version ${shadow.challenger_version}, forecasts in the shadow of version ${shadow.champion_version}`;
+  if (!shadow.num_steps) return `${names}; what really came is not known yet.`;
+  return `${names}. On ${count(shadow.num_steps, "step")} that have come since, the champion was off by ${number(shadow.champion_mae)} and the challenger by ${number(shadow.challenger_mae)} on average; the challenger was closer in ${shadow.num_wins} of ${count(shadow.num_forecasts, "forecast")}.`;
 }
 
 async function describe(run, sentence, strip) {

@@ -9,6 +9,7 @@ import pytest
 from app.access.guard import STRANGER
 from app.access.keys import KeyStore
 from app.access.scopes import PUBLIC, SCOPES, Scope, required_scopes
+from app.services.metrics import ServiceMetrics
 from tests.integration.service.service_bundles import series
 
 BODY = {"model": "plain", "series": [series()]}
@@ -175,3 +176,28 @@ def test_metrics_may_be_public_if_said(keyed):
     assert client.get("/metrics").status_code == 200
     assert client.get("/models").status_code == 401
     assert STRANGER.scopes == ()
+
+
+def test_requests_are_counted_by_key(keyed):
+    """What a key was answered and refused stands under its id; a stranger's requests stand under none."""
+    client, store, ask = keyed(public_metrics=True)
+    key, token = store.create("shop", [Scope.FORECAST])
+    assert ask(token, "GET", "/models").status_code == 200
+    assert ask(token, "GET", "/jobs").status_code == 403
+    assert ask(None, "GET", "/models").status_code == 401
+    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith("gradcast_key_requests_total{")]
+    assert sorted(lines) == [
+        f'gradcast_key_requests_total{{key="{key.id}",outcome="answered"}} 1.0',
+        f'gradcast_key_requests_total{{key="{key.id}",outcome="refused"}} 1.0',
+    ]
+
+
+def test_keys_cannot_flood_the_metrics(monkeypatch):
+    """Beyond so many keys, the others share one line."""
+    monkeypatch.setattr("app.services.metrics.MAX_KEYS", 2)
+    metrics = ServiceMetrics()
+    for key_id in ("a", "b", "c", "d", "a"):
+        metrics.observe_key(key_id, is_refused=False)
+    (family,) = metrics.key_requests.collect()
+    counts = {sample.labels["key"]: sample.value for sample in family.samples if sample.name.endswith("_total")}
+    assert counts == {"a": 2.0, "b": 1.0, "others": 2.0}
