@@ -11,9 +11,10 @@ unexport PYTHONDONTWRITEBYTECODE
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST_ARGS ?= -q -n 2
 FUZZ_EXAMPLES ?= 300
+BACKUP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check fuzz lint types contracts format docs bench serve up clean
+.PHONY: help setup setup-dev demo test check fuzz lint types contracts format docs bench serve up backup restore sbom audit clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +71,18 @@ serve: setup ## The HTTP service on 127.0.0.1:8000.
 
 up: setup ## The service and the MLflow dashboard together, without containers.
 	@$(BIN)/gradcast up
+
+backup: ## Back up the running stack of containers below backups/ (BACKUP=DIRECTORY names another place).
+	@docker/backup $(BACKUP)
+
+restore: ## Put BACKUP=DIRECTORY in the place of what the stack of containers holds.
+	@docker/restore $(BACKUP)
+
+audit: setup-dev ## Known weaknesses of what is installed; asks the index, so it is not part of `make test`.
+	@$(BIN)/pip-audit --progress-spinner off --requirement constraints.txt --no-deps --disable-pip
+
+sbom: setup ## What is installed, as CycloneDX: sbom.cdx.json.
+	@$(BIN)/python -m cyclonedx_py environment --output-format JSON --output-file sbom.cdx.json $(BIN)/python && echo sbom.cdx.json
 
 clean: ## Remove environments and caches (not the runs in mlruns/).
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
