@@ -11,9 +11,11 @@ unexport PYTHONDONTWRITEBYTECODE
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST_ARGS ?= -q -n 2
 FUZZ_EXAMPLES ?= 300
+BACKUP ?=
+AUDIT_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check fuzz lint types contracts format docs bench serve up clean
+.PHONY: help setup setup-dev demo test check fuzz lint types contracts format docs bench serve up backup restore sbom audit clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +42,7 @@ demo: setup ## Train on the shipped traffic data, register, serve, post a foreca
 test: setup-dev ## Run every test (PYTEST_ARGS="..." narrows it).
 	@$(TEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: lint types contracts test ## Everything a change must pass: lint, types, import contracts, tests.
+check: lint types contracts test audit ## Everything a change must pass: lint (with bandit's rules), types, import contracts, tests, audit.
 
 fuzz: setup-dev ## Schemathesis on every route for some minutes (FUZZ_EXAMPLES requests per route).
 	@$(TEST_ENV) GRADCAST_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -q -n 0 tests/integration/service/test_service_openapi.py
@@ -70,6 +72,18 @@ serve: setup ## The HTTP service on 127.0.0.1:8000.
 
 up: setup ## The service and the MLflow dashboard together, without containers.
 	@$(BIN)/gradcast up
+
+backup: ## Back up the running stack of containers below backups/ (BACKUP=DIRECTORY names another place).
+	@docker/backup $(BACKUP)
+
+restore: ## Put BACKUP=DIRECTORY in the place of what the stack of containers holds.
+	@docker/restore $(BACKUP)
+
+audit: setup-dev ## Known weaknesses of the pinned versions (AUDIT_FLAGS=--strict for a release); not part of `make test`.
+	@$(BIN)/python .ci/audit $(AUDIT_FLAGS)
+
+sbom: setup-dev ## What gradcast needs, as CycloneDX: sbom.cdx.json.
+	@$(BIN)/python .ci/sbom sbom.cdx.json
 
 clean: ## Remove environments and caches (not the runs in mlruns/).
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -85,10 +86,10 @@ def encoding_of(request: Request) -> str | None:
 
 
 async def read_body(request: Request) -> bytes:
-    """Read the body, but never more than the settings allow.
+    """Read the body, but never more and never longer than the settings allow.
 
     Raises:
-        ProblemError: `body_too_large` or `client_disconnected`.
+        ProblemError: `body_too_large`, `body_too_slow` or `client_disconnected`.
     """
     limit = settings_of(request).max_body_bytes
     if declared_bytes(request) > limit:
@@ -96,14 +97,24 @@ async def read_body(request: Request) -> bytes:
     chunks: list[bytes] = []
     num_bytes = 0
     try:
-        async for chunk in request.stream():
-            num_bytes += len(chunk)
-            if num_bytes > limit:
-                raise _too_large(limit)
-            chunks.append(chunk)
+        async with asyncio.timeout(max(0.0, deadline_of(request) - time.monotonic())):
+            async for chunk in request.stream():
+                num_bytes += len(chunk)
+                if num_bytes > limit:
+                    raise _too_large(limit)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise body_too_slow() from None
     except ClientDisconnect:
         raise ProblemError("client_disconnected", "The client left before its request was complete.") from None
     return b"".join(chunks)
+
+
+def body_too_slow() -> ProblemError:
+    """The error of a body that trickles in, or stops coming."""
+    # The rest of the body is not read, so the connection cannot be used again.
+    detail = "The body must come faster: the time for it was up before its end."
+    return ProblemError("body_too_slow", detail, headers={"Connection": "close"})
 
 
 def _too_large(limit: int) -> ProblemError:

@@ -48,6 +48,7 @@ PROBLEMS: Mapping[str, ProblemKind] = {
     "run_not_found": ProblemKind(404, "No such run, or none whose gradients were recorded"),
     "route_not_found": ProblemKind(404, "No such route"),
     "method_not_allowed": ProblemKind(405, "The route does not know this method"),
+    "body_too_slow": ProblemKind(408, "The body came too slowly"),
     "dataset_in_use": ProblemKind(409, "A job needs the data set"),
     "job_ended": ProblemKind(409, "The job has ended"),
     "job_not_resumable": ProblemKind(409, "The job cannot be resumed"),
@@ -237,7 +238,7 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     codes = {
-        400: "request_unreadable", 404: "route_not_found", 405: "method_not_allowed", 408: "deadline_exceeded",
+        400: "request_unreadable", 404: "route_not_found", 405: "method_not_allowed", 408: "body_too_slow",
         413: "body_too_large",
     }  # fmt: skip
     code = codes.get(error.status_code, "request_invalid" if error.status_code < 500 else "internal_error")

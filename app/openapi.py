@@ -62,7 +62,7 @@ def _complete_operation(operation: dict[str, Any], method: str, path: str) -> No
         del responses["422"]
         codes.append("request_invalid")
     if "application/json" in operation.get("requestBody", {}).get("content", {}):
-        codes += ["request_unreadable", "body_too_large"]
+        codes += ["request_unreadable", "body_too_large", "body_too_slow"]
     scopes = required_scopes(method, path)
     if scopes is not PUBLIC:
         operation["security"] = [{"key": sorted(scopes)}]

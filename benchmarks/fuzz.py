@@ -104,6 +104,8 @@ def run_campaign(
             campaign.run_round(num_inputs - campaign.num_inputs)
             memory = [round(num_bytes / 2**20) for num_bytes in campaign.memory_bytes]
             document = {"rows": campaign.rows(), "memory_mib": memory, "seed": seed}
+            for name, fuzzer in campaign.fuzzers.items():
+                keep_findings(name, fuzzer, is_keeping=False)
             if is_writing:
                 write_document([document], is_quiet=True)
             print(f"{campaign.num_inputs} inputs, {memory[-1]} MiB", file=sys.stderr, flush=True)

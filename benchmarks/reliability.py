@@ -1,6 +1,7 @@
 """What faults cost: every fault test, again and again at other random moments, summed up in docs/reliability.md.
 
     python benchmarks/reliability.py --rounds 5
+    python benchmarks/reliability.py --rounds 2 --first 6 --append      go on counting where the last run ended
 
 A test in tests/faults/ (and the two that kill a whole server) writes down what was lost, doubled, and how long the way back
 took; this script only repeats and counts. A test that fails is counted too.
@@ -21,7 +22,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from reporting import machine, write_results
+from reporting import RESULTS, machine, write_results
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -48,11 +49,10 @@ def run_round(number: int, ledger: Path, num_workers: int, tests: tuple[str, ...
     return counts.get("passed", 0), num_failed + int(not counts)
 
 
-def summarize(lines: list[str]) -> list[dict[str, Any]]:
+def summarize(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per fault, in alphabetical order."""
     trials: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for line in lines:
-        trial = json.loads(line)
+    for trial in records:
         trials[trial["fault"]].append(trial)
     return [
         {
@@ -91,24 +91,37 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="passes over all fault tests, each at other random moments")
     parser.add_argument("--first", type=int, default=1, help="seed of the first round")
+    parser.add_argument("--append", action="store_true", help="add to the trials in benchmarks/results/reliability.json")
     parser.add_argument("--workers", type=int, default=2, help="test processes at once")
     options = parser.parse_args()
+    before = json.loads((RESULTS / "reliability.json").read_text(encoding="utf-8")) if options.append else {}
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder) / "ledger.jsonl"
-        numbers = range(options.first, options.first + options.rounds)
-        outcomes = [run_round(number, ledger, options.workers, TESTS) for number in numbers]
-        rows = summarize(ledger.read_text(encoding="utf-8").splitlines())
-    described = machine()
-    failed = sum(outcome[1] for outcome in outcomes)
-    table = format_table(rows)
-    document = {
-        "machine": described, "rounds": options.rounds, "seconds": round(time.monotonic() - started),
-        "tests_passed": sum(outcome[0] for outcome in outcomes), "tests_failed": failed, "rows": rows,
-    }  # fmt: skip
-    write_results("reliability", table, document)
-    write_page(table, described, options.rounds, failed)
+        ledger.touch()
+        passed = failed = 0
+        for count, number in enumerate(range(options.first, options.first + options.rounds), start=1):
+            outcome = run_round(number, ledger, options.workers, TESTS)
+            passed, failed = passed + outcome[0], failed + outcome[1]
+            trials = before.get("trials", []) + [json.loads(line) for line in ledger.read_text(encoding="utf-8").splitlines()]
+            before_this = {key: before.get(key, 0) for key in ("rounds", "seconds", "tests_passed", "tests_failed")}
+            write_round(trials, before_this, count, round(time.monotonic() - started), passed, failed)
     return int(failed > 0)
+
+
+def write_round(
+    trials: list[dict[str, Any]], before: dict[str, int], rounds: int, seconds: int, passed: int, failed: int
+) -> None:
+    """Write what is known after a round: a run that is cut short has its table too."""
+    described, rows = machine(), summarize(trials)
+    document = {
+        "machine": described, "rounds": before["rounds"] + rounds, "seconds": before["seconds"] + seconds,
+        "tests_passed": before["tests_passed"] + passed, "tests_failed": before["tests_failed"] + failed, "rows": rows,
+        "trials": trials,
+    }  # fmt: skip
+    table = format_table(rows)
+    write_results("reliability", table, document)
+    write_page(table, described, document["rounds"], document["tests_failed"])
 
 
 if __name__ == "__main__":

@@ -319,7 +319,7 @@ def _validate_golden(path: Path, forecaster: Forecaster) -> None:
         expected = torch.tensor(golden["forecast"], dtype=dtype)
         actual = forecaster(inputs)
         close = torch.allclose(actual, expected, rtol=GOLDEN_TOLERANCE, atol=GOLDEN_TOLERANCE)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
         raise BundleError(str(path), "a golden input and forecast", type(error).__name__) from None
     if not close:
         difference = (actual - expected).abs().max().item()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
-from app.dependencies import NEW_WORK, SAME_SITE, datasets_of, jobs_of
+from app.dependencies import NEW_WORK, SAME_SITE, body_too_slow, datasets_of, jobs_of
 from app.errors import ProblemError
 from app.jobs.board import JobBoard
 from app.jobs.datasets import DatasetStore
@@ -20,6 +21,8 @@ router = APIRouter(tags=["datasets"])
 Datasets = Annotated[DatasetStore, Depends(datasets_of)]
 
 IDLE_SECONDS = 30.0
+# Beyond the first half minute: slower than any line that carries a file to its end.
+MIN_BYTES_PER_SECOND = 16 * 1024
 DESCRIPTION = """
 The body is the file itself, not a form: `curl --data-binary @sales.csv 'http://127.0.0.1:8000/datasets?name=sales.csv'`.
 CSV, CSV.gz, parquet or Monash .tsf.
@@ -43,7 +46,7 @@ KNOWN: dict[int | str, dict[str, Any]] = {200: {"model": DatasetBody, "descripti
     | build_problem_docs(
         "client_disconnected", "cross_site_request", "body_too_large", "content_encoding_unsupported",
         "request_invalid", "dataset_invalid",
-        "queue_full", "draining", "deadline_exceeded", "storage_full",
+        "queue_full", "draining", "body_too_slow", "storage_full",
     ),
     openapi_extra={
         "requestBody": {
@@ -64,17 +67,21 @@ async def upload_dataset(
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    """The upload as it comes; one that trickles is cut off, for there is room for few at once."""
     stream = request.stream()
+    began, num_bytes = time.monotonic(), 0
     while True:
+        deadline = began + IDLE_SECONDS + num_bytes / MIN_BYTES_PER_SECOND
         try:
-            async with asyncio.timeout(IDLE_SECONDS):
+            async with asyncio.timeout(max(0.0, min(IDLE_SECONDS, deadline - time.monotonic()))):
                 chunk = await anext(stream)
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise ProblemError("deadline_exceeded", "The upload stopped coming.") from None
+            raise body_too_slow() from None
         except ClientDisconnect:
             raise ProblemError("client_disconnected", "The client left before its upload was complete.") from None
+        num_bytes += len(chunk)
         yield chunk
 
 

@@ -37,7 +37,7 @@ Forecast many series in one request.
     description=DESCRIPTION,
     response_model=ForecastResponse,
     responses=build_problem_docs(
-        "json_invalid", "model_not_found", "body_too_large", "too_many_series", "encoding_invalid",
+        "json_invalid", "model_not_found", "body_too_large", "body_too_slow", "too_many_series", "encoding_invalid",
         "content_encoding_unsupported", "request_invalid", "horizon_too_long", "level_unavailable", "nothing_to_forecast",
         "queue_full", "internal_error", "model_unavailable", "not_ready", "draining", "deadline_exceeded",
     ),
@@ -51,11 +51,12 @@ Forecast many series in one request.
 async def forecast(request: Request) -> Response:
     """Read, forecast, answer, all before the deadline."""
     service, deadline = forecasting_of(request), deadline_of(request)
+    service.validate_open(declared_bytes(request))
+    encoding = encoding_of(request)
+    body = await read_body(request)
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            service.validate_open(declared_bytes(request))
-            encoding = encoding_of(request)
-            content = await service.forecast_json(await read_body(request), encoding, deadline)
+            content = await service.forecast_json(body, encoding, deadline)
     except TimeoutError:
         raise ProblemError("deadline_exceeded", "The request's time was up before its forecast was done.") from None
     return Response(content, media_type="application/json")

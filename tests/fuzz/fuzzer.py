@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import math
 import random
 import signal
 import time
@@ -32,7 +33,7 @@ class Count:
         num_inputs: Inputs fed.
         crashes: Message and input of every crash.
         hangs: Seconds and input of everything that took over five seconds of processor time, or a minute by the clock.
-        slowest_seconds: Of one input: processor time where that was measured (from a tenth of a second on), else by the clock.
+        slowest_seconds: Of one input, by the clock: on a busy machine that is more than it takes.
         answers: How often each answer was given.
         kept: Inputs that were answered in a new way or reached new lines.
         num_lines: Lines of the product that were reached while watched.
@@ -63,6 +64,7 @@ class Fuzzer:
         self._pool = list(start) or [b"\0"]
         self._generator = random.Random(seed)
         self._reached = ReachedLines()
+        self._watchdog = Watchdog()
 
     def feed(self, num_inputs: int, is_over: Callable[[], bool] = lambda: False) -> int:
         """Feed a slice.
@@ -75,7 +77,16 @@ class Fuzzer:
             How many inputs were fed.
         """
         before = self.count.num_inputs
-        while self.count.num_inputs - before < num_inputs and not is_over():
+        self._watchdog.start()
+        try:
+            self._feed(before + num_inputs, is_over)
+        finally:
+            self._watchdog.stop()
+        self.count.num_lines = self._reached.num_lines
+        return self.count.num_inputs - before
+
+    def _feed(self, end: int, is_over: Callable[[], bool]) -> None:
+        while self.count.num_inputs < end and not is_over():
             is_fresh = self.count.num_inputs < len(self._start)
             data = self._start[self.count.num_inputs] if is_fresh else mutate(self._choose(), self._pool, self._generator)
             is_new = self._feed_one(data, is_fresh or self._generator.random() < WATCHED_SHARE)
@@ -83,49 +94,75 @@ class Fuzzer:
                 self.count.kept.append(data)
                 self._pool.append(data)
             self.count.num_inputs += 1
-        self.count.num_lines = self._reached.num_lines
-        return self.count.num_inputs - before
 
     def _choose(self) -> bytes:
         return self._generator.choice(self._pool)
 
     def _feed_one(self, data: bytes, is_watched: bool) -> bool:
-        began, began_processor = time.perf_counter(), time.process_time()
-        reached_new = False
+        began, reached_new = time.perf_counter(), False
         try:
-            with _watchdog():
+            with self._watchdog.over(began):
                 if is_watched:
                     answer, reached_new = self._reached.observe(self._target, data)
                 else:
                     answer = self._target(data)
-        except TimeoutError:
+        except HangError:
             self.count.hangs.append((float(WATCHDOG_SECONDS), data))
             return False
         except Exception as error:  # noqa: BLE001  whatever it is, it is a crash
             self.count.crashes.append((f"{type(error).__name__}: {error}"[:500], data))
             return False
         seconds = time.perf_counter() - began
-        if seconds > 0.1:  # others may have had the processor
-            seconds = time.process_time() - began_processor
         self.count.slowest_seconds = max(self.count.slowest_seconds, seconds)
-        if seconds > HANG_SECONDS:
-            self.count.hangs.append((seconds, data))
+        if seconds > HANG_SECONDS and (own := self._processor_seconds(data)) > HANG_SECONDS:
+            self.count.hangs.append((own, data))
         self.count.answers[answer] += 1
         return reached_new or self.count.answers[answer] == 1
 
 
-@contextmanager
-def _watchdog() -> Iterator[None]:
-    def ring(_number: int, _frame: Any) -> None:
-        raise TimeoutError
+    def _processor_seconds(self, data: bytes) -> float:
+        """Once more: while it ran, others may have had the processor."""
+        began = time.process_time()
+        self._target(data)
+        return time.process_time() - began
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(WATCHDOG_SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+
+class HangError(BaseException):
+    """An input has taken a minute."""
+
+
+class Watchdog:
+    """Ends an input that takes too long.
+
+    It rings now and then and looks at the clock: an alarm per input would cost more than many inputs do.
+    """
+
+    def __init__(self) -> None:
+        self._began = math.inf
+        self._before: Any = None
+
+    def start(self) -> None:
+        """Ring from now on."""
+        self._before = signal.signal(signal.SIGALRM, self._ring)
+        signal.setitimer(signal.ITIMER_REAL, HANG_SECONDS, HANG_SECONDS)
+
+    def stop(self) -> None:
+        """Ring no more."""
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, self._before)
+
+    @contextmanager
+    def over(self, began: float) -> Iterator[None]:
+        """Watch what has begun at that time."""
+        self._began = began
+        try:
+            yield
+        finally:
+            self._began = math.inf
+
+    def _ring(self, _number: int, _frame: Any) -> None:
+        if time.perf_counter() - self._began > WATCHDOG_SECONDS:
+            raise HangError
 
 
 def resident_bytes() -> int:

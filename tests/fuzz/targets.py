@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,15 +36,30 @@ class CrashError(AssertionError):
     """An answer that no input may get."""
 
 
+class Slot:
+    """A file whose content is replaced again and again without opening it, which would cost more than most inputs do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        weakref.finalize(self, os.close, self._number)
+
+    def write(self, content: bytes) -> None:
+        """Put this content in the place of what was there."""
+        os.pwrite(self._number, content, 0)
+        os.ftruncate(self._number, len(content))
+
+
 class ReaderTarget:
     """First byte: ending of the file; the rest is its content."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._slots = {ending: Slot(folder / f"input{ending}") for ending in dict.fromkeys(ENDINGS)}
 
     def __call__(self, data: bytes) -> str:
-        path = self._folder / f"input{ENDINGS[data[0] % len(ENDINGS)] if data else '.csv'}"
-        path.write_bytes(data[1:])
+        slot = self._slots[ENDINGS[data[0] % len(ENDINGS)] if data else ".csv"]
+        slot.write(data[1:])
+        path = slot.path
         config = DataConfig(path=str(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -61,12 +78,12 @@ class ConfigTarget:
     """A YAML file."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "config.yaml"
+        self._slot = Slot(folder / "config.yaml")
 
     def __call__(self, data: bytes) -> str:
-        self._path.write_bytes(data)
+        self._slot.write(data)
         try:
-            config = load_config(self._path)
+            config = load_config(self._slot.path)
         except ConfigurationError as error:
             str(error)
             return f"refused {min(len(error.problems), 6)}"
@@ -87,6 +104,9 @@ class BundleTarget:
         save_bundle(self._original, build_forecaster(config), BundleManifest(network=config, freq="h", season_length=4))
         shutil.copytree(self._original, self._victim)
         self._contents = {name: (self._original / name).read_bytes() for name in self.FILES}
+        self._slots = {name: Slot(self._victim / name) for name in self.FILES}
+        for name, content in self._contents.items():
+            self._slots[name].write(content)
 
     def seeds(self) -> list[bytes]:
         """Every file as it is."""
@@ -94,24 +114,23 @@ class BundleTarget:
 
     def __call__(self, data: bytes) -> str:
         name = self.FILES[data[0] % len(self.FILES)] if data else self.FILES[0]
-        (self._victim / name).write_bytes(data[1:])
+        self._slots[name].write(data[1:])
         self._make_hashes_right(name, data[1:])
         try:
             load_bundle(self._victim)
         except BundleError as error:
             return error.where.rpartition("/")[2][:40] + error.contract[:24]
         finally:
-            (self._victim / name).write_bytes(self._contents[name])
+            self._slots[name].write(self._contents[name])
         return "loaded"
 
     def _make_hashes_right(self, changed: str, content: bytes) -> None:
-        path = self._victim / "bundle.json"
         try:
             document = json.loads(content if changed == "bundle.json" else self._contents["bundle.json"])
             contents = self._contents | {changed: content}
             document["sha256"] = {name: hashlib.sha256(contents[name]).hexdigest() for name in self.FILES[1:]}
             document["manifest_sha256"] = manifest_hash(document)
-            path.write_text(json.dumps(document))
+            self._slots["bundle.json"].write(json.dumps(document).encode())
         except (ValueError, TypeError, RecursionError):
             return
 
@@ -144,13 +163,13 @@ class CheckpointTarget:
     """The file that a training resumes from: up to a line feed its header, whose length is made right; the rest is tensors."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "last.safetensors"
+        self._slot = Slot(folder / "last.safetensors")
 
     def __call__(self, data: bytes) -> str:
         header, _, tensors = data.partition(b"\n")
-        self._path.write_bytes(len(header).to_bytes(8, "little") + header + tensors)
+        self._slot.write(len(header).to_bytes(8, "little") + header + tensors)
         try:
-            read_checkpoint(self._path)
+            read_checkpoint(self._slot.path)
         except CheckpointError as error:
             return str(error).rpartition("but is")[2][:24]
         return "loaded"

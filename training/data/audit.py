@@ -78,7 +78,8 @@ def _choose_columns(
         layout = guess
     summary["layout"] = layout.kind
     summary["columns"] = _describe(layout)
-    taken = {layout.id_col, layout.target_col, *layout.time_cols, *layout.series_cols}
+    # A column that has one of our own names without being it cannot be a covariate beside it.
+    taken = {layout.id_col, layout.target_col, *layout.time_cols, *layout.series_cols, "unique_id", "ds", "y"}
     others = (
         []
         if layout.kind == "wide"
