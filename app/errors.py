@@ -100,6 +100,7 @@ WARNINGS: Mapping[str, str] = {
     "context_missing": "Values inside the context are missing: shown to the network as such, or filled as in training.",
     "covariate_gaps": "A covariate has missing values; the last known one was carried on.",
     "category_unknown": "A category was never seen in training and reads as none.",
+    "series_unseen": "The model has a vector per trained series; this one has that of a series it does not know.",
 }
 """Every code in a series' `warnings`."""
 

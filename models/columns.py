@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -17,6 +19,7 @@ class Columns(BaseModel):
         stat_exog: Covariates that are constant over a series.
         categories: Vocabulary per categorical column, in the order of the 0/1 columns.
         calendar: Features computed from the timestamp, known for past and future.
+        series: Series that have a learned vector each, in the order of their numbers, from 1; empty without vectors.
         holidays: Names of public holidays by ISO date, by place; read by the calendar features `holiday_PLACE`.
     """
 
@@ -27,6 +30,7 @@ class Columns(BaseModel):
     stat_exog: tuple[str, ...] = ()
     categories: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     calendar: tuple[str, ...] = ()
+    series: tuple[str, ...] = ()
     holidays: dict[str, dict[str, str]] = Field(default_factory=dict)
 
     def _expanded(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -52,5 +56,15 @@ class Columns(BaseModel):
 
     @property
     def static_features(self) -> tuple[str, ...]:
-        """Feature names along the channels of `static_covariates`."""
+        """Feature names along the channels of `static_covariates`, without the number of the series."""
         return self._expanded(self.stat_exog)
+
+    @property
+    def num_static_channels(self) -> int:
+        """Channels of `static_covariates`: the static features, and the number of the series where it has a vector."""
+        return len(self.static_features) + bool(self.series)
+
+    def series_numbers(self, ids: Sequence[str]) -> list[int]:
+        """Number of each series among those that have a vector; 0 for one that has none."""
+        numbers = {name: number for number, name in enumerate(self.series, start=1)}
+        return [numbers.get(name, 0) for name in ids]

@@ -25,6 +25,7 @@ MINIMAL_CELLS: tuple[CellName, ...] = ("mingru", "minlstm")
 RECURSIVE_HEADS: tuple[HeadName, ...] = ("point", *DISTRIBUTION_NAMES)
 DEFAULT_PATHS, MAX_PATHS = 100, 10_000
 MAX_QUANTILE_LEVELS = 99
+MAX_SERIES_EMBEDDING = 1024
 
 
 def usual_scaler(head: HeadName) -> ScalerName:
@@ -40,7 +41,9 @@ class NetworkConfig(BaseModel):
         horizon: Future steps it forecasts (H).
         num_past_covariates: Channels known over the context (P), the known-future ones first.
         num_future_covariates: Channels known over context and horizon (F).
-        num_static_covariates: Channels constant over a series (S).
+        num_static_covariates: Channels constant over a series (S), the number of the series last if it has a vector.
+        series_embedding: Length of the learned vector per series (E); 0 for none.
+        num_series: Series that have one (N).
         scaler: Per-window scaling of `y`.
         head: `point` forecasts one value a step, `quantile` one per level, the others the parameters of a distribution.
         quantile_levels: Increasing probabilities in (0, 1); the levels of every forecast but the point head's, and of
@@ -55,6 +58,8 @@ class NetworkConfig(BaseModel):
     num_past_covariates: int = Field(default=0, ge=0, le=10_000)
     num_future_covariates: int = Field(default=0, ge=0, le=10_000)
     num_static_covariates: int = Field(default=0, ge=0, le=10_000)
+    series_embedding: int = Field(default=0, ge=0, le=MAX_SERIES_EMBEDDING)
+    num_series: int = Field(default=0, ge=0, lt=2**24)  # whole numbers that float32 holds
     scaler: ScalerName = "standard"
     head: HeadName = "quantile"
     quantile_levels: tuple[float, ...] = Field(default=(0.1, 0.25, 0.5, 0.75, 0.9), max_length=MAX_QUANTILE_LEVELS)
@@ -72,6 +77,12 @@ class NetworkConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _vectors_have_series(self) -> Self:
+        if bool(self.series_embedding) != bool(self.num_series) or self.num_static_covariates < bool(self.num_series):
+            raise ValueError("series_embedding, num_series and the static channel of the number must come together")
+        return self
+
+    @model_validator(mode="after")
     def _counts_stay_counts(self) -> Self:
         if self.head in COUNT_HEADS and self.scaler not in COUNT_SCALERS:
             raise ValueError(f"scaler must be {' or '.join(COUNT_SCALERS)} for the {self.head} head: zero stays zero")
@@ -80,14 +91,19 @@ class NetworkConfig(BaseModel):
         return self
 
     @property
+    def num_static_channels(self) -> int:
+        """Static channels that the network proper reads: the vector of a series in the place of its number."""
+        return self.num_static_covariates - bool(self.num_series) + self.series_embedding
+
+    @property
     def num_step_channels(self) -> int:
-        """Channels of a context step: scaled y, whether it was observed, past and static covariates."""
-        return 2 + self.num_past_covariates + self.num_static_covariates
+        """Channels of a context step: scaled y, whether it was observed, past and static channels."""
+        return 2 + self.num_past_covariates + self.num_static_channels
 
     @property
     def num_horizon_channels(self) -> int:
-        """Channels known for a horizon step: future and static covariates."""
-        return self.num_future_covariates + self.num_static_covariates
+        """Channels known for a horizon step: future and static ones."""
+        return self.num_future_covariates + self.num_static_channels
 
     @property
     def network_levels(self) -> tuple[float, ...]:

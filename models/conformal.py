@@ -8,6 +8,7 @@ puts it. Part of the weights, so that whatever loads a bundle forecasts what was
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from typing import final
 
@@ -67,9 +68,11 @@ class SplitConformal(Calibration):
     def forward(self, quantiles: Float[Tensor, "B H K"], scale: Float[Tensor, "B 1"]) -> Float[Tensor, "B H Q"]:
         """Shifted, then put in order from the center outwards, so that they never cross (Chernozhukov et al. 2010)."""
         shifted = quantiles + self.shift * scale[..., None]
-        above = shifted[..., self.center :].cummax(dim=-1).values
-        below = shifted[..., : self.center + 1].flip(-1).cummin(dim=-1).values.flip(-1)
-        return torch.cat((below[..., :-1], above), dim=-1)
+        # Level by level, as there are few of them: ONNX has no running maximum.
+        rows = shifted.unbind(-1)
+        above = itertools.accumulate(rows[self.center :], torch.maximum)
+        below = itertools.accumulate(rows[self.center :: -1], torch.minimum)
+        return torch.stack((*list(below)[:0:-1], *above), dim=-1)
 
 
 def build_calibration(config: NetworkConfig) -> Calibration:

@@ -15,6 +15,7 @@ from models.errors import ShapeError
 from models.heads import build_output
 from models.recurrent import RecurrentEncoder
 from models.scaling import ScaledWindow, build_scaler
+from models.series import SeriesEmbedding
 
 
 class ForecastInputs(NamedTuple):
@@ -25,7 +26,8 @@ class ForecastInputs(NamedTuple):
         observed_mask: True where the value was really observed (padding and gaps are False).
         past_covariates: Channels known over the context, the known-future ones first.
         future_covariates: Channels known over the horizon.
-        static_covariates: Channels constant over a series.
+        static_covariates: Channels constant over a series; the number of the series last, if the network has vectors of
+            them: from 1 in the order of training, 0 for another.
     """
 
     context: Float[Tensor, "B L"]
@@ -77,6 +79,8 @@ class Forecaster(nn.Module, ABC):
         self.scaler = build_scaler(config.scaler)
         self.output = build_output(config)
         self.calibration = build_calibration(config)
+        size = config.series_embedding
+        self.series_embedding = SeriesEmbedding(config.num_series, size) if size else None
         self.register_buffer("past_loc", torch.zeros(config.num_past_covariates))
         self.register_buffer("past_scale", torch.ones(config.num_past_covariates))
         self.register_buffer("static_loc", torch.zeros(config.num_static_covariates))
@@ -149,11 +153,12 @@ class Forecaster(nn.Module, ABC):
         """
         self._validate_shapes(inputs)
         window = self.scaler(inputs.context, inputs.observed_mask)
+        static = (inputs.static_covariates - self.static_loc) / self.static_scale
         standardised = inputs._replace(
             context=window.scaled,
             past_covariates=(inputs.past_covariates - self.past_loc) / self.past_scale,
             future_covariates=self._standardise_future(inputs.future_covariates),
-            static_covariates=(inputs.static_covariates - self.static_loc) / self.static_scale,
+            static_covariates=static if self.series_embedding is None else self.series_embedding(static),
         )
         return standardised, window
 

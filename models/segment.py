@@ -119,7 +119,7 @@ class SegmentForecaster(RecurrentForecaster):
         # Per step: scaled y, whether it was observed, the past covariates; per segment: the static ones.
         step_channels = 2 + config.num_past_covariates
         self.embedding = nn.Linear(
-            config.segment_length * step_channels + config.num_static_covariates, config.hidden_size
+            config.segment_length * step_channels + config.num_static_channels, config.hidden_size
         )
         self.encoder = RecurrentEncoder(config, config.hidden_size)
         self.decoder = SegmentDecoder(config, self.output.num_channels)

@@ -182,18 +182,27 @@ class FrozenWindow:
         self._loc, self._scale = scaled.loc.detach(), scaled.scale.detach()
         future = forecaster.config.num_future_covariates
         self._units = (
-            self._scale, forecaster.past_scale, forecaster.past_scale[:future], forecaster.static_scale,
+            self._scale, forecaster.past_scale, forecaster.past_scale[:future],
+            forecaster.static_scale[: forecaster.config.num_static_covariates - bool(forecaster.config.num_series)],
         )  # fmt: skip
+        static = (inputs.static_covariates - forecaster.static_loc) / forecaster.static_scale
+        self._vector = static[:, :0]
+        if forecaster.series_embedding is not None:
+            # What a series is called is held as its level is: the vector has no unit that it could change by.
+            plain = static.shape[1] - 1
+            self._vector = forecaster.series_embedding(static)[:, plain:].detach()
+            static = static[:, :plain]
         self._inputs = (
             scaled.scaled.detach(),
             (inputs.past_covariates - forecaster.past_loc) / forecaster.past_scale,
             (inputs.future_covariates - forecaster.past_loc[:future]) / forecaster.past_scale[:future],
-            (inputs.static_covariates - forecaster.static_loc) / forecaster.static_scale,
+            static,
         )
 
     def __call__(self, context: Tensor, past: Tensor, future: Tensor, static: Tensor) -> Float[Tensor, " B"]:
         """The median forecast that is explained, in the unit of `y`."""
         mask = self._mask.expand(len(context), -1)
+        static = torch.cat((static, self._vector.expand(len(static), -1)), dim=1)
         raw = self._forecaster.predict_scaled(ForecastInputs(context, mask, past, future, static), None)
         output = self._forecaster.output
         middle = output.center(output.undo_learned(raw, self._forecaster.scaler))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,6 +184,29 @@ def forecast_frame(bundle: Bundle, frame: pd.DataFrame) -> pd.DataFrame:
     return forecast_panel(bundle, build_request_panel(bundle.manifest, frame)).to_frame()
 
 
+def forecast_frame_at(bundle: Bundle, frame: pd.DataFrame, columns: Mapping[str, float], num_steps: int) -> pd.DataFrame:
+    """Forecast every series of a table at chosen levels; see `build_request_panel` for its columns.
+
+    Args:
+        bundle: The model.
+        frame: The recent past.
+        columns: Quantile level of every column of the result.
+        num_steps: Of the model's horizon, the first so many.
+
+    Returns:
+        unique_id, ds, and the columns asked for.
+
+    Raises:
+        LevelError: If a level lies outside of those trained.
+        DataError: With everything that is wrong with the table.
+    """
+    validate_levels(bundle.manifest.network.output_levels, tuple(columns.values()))
+    forecast = forecast_panel(bundle, build_request_panel(bundle.manifest, frame))
+    values = interpolate_levels(forecast.quantiles[:, :num_steps], forecast.levels, tuple(columns.values()))
+    table = pd.DataFrame(values.reshape(-1, len(columns)), columns=list(columns))
+    return pd.concat((_times(forecast.panel, num_steps), table), axis=1)
+
+
 def _validate_future(panel: Panel, horizon: int) -> None:
     problems = [
         Problem(
@@ -196,6 +219,20 @@ def _validate_future(panel: Panel, horizon: int) -> None:
     ]
     if problems:
         raise DataError(problems)
+
+
+def validate_levels(levels: Sequence[float], wanted: Sequence[float]) -> None:
+    """Refuse a level outside of those trained.
+
+    Raises:
+        LevelError: Naming it.
+    """
+    outside = [level for level in wanted if not levels[0] - 1e-9 <= level <= levels[-1] + 1e-9]
+    if outside:
+        raise LevelError(
+            "quantile level", f"between {levels[0]:g} and {levels[-1]:g}", f"{outside[0]:g}",
+            "Train with model.quantile_levels that include it.",
+        )  # fmt: skip
 
 
 def interpolate_levels(
@@ -214,12 +251,7 @@ def interpolate_levels(
     Raises:
         LevelError: If a level lies outside.
     """
-    outside = [level for level in wanted if not levels[0] - 1e-9 <= level <= levels[-1] + 1e-9]
-    if outside:
-        raise LevelError(
-            "quantile level", f"between {levels[0]:g} and {levels[-1]:g}", f"{outside[0]:g}",
-            "Train with model.quantile_levels that include it.",
-        )  # fmt: skip
+    validate_levels(levels, wanted)
     position = np.interp(wanted, levels, np.arange(len(levels)))
     below = np.floor(position).astype(int)
     above = np.minimum(below + 1, len(levels) - 1)

@@ -37,12 +37,14 @@ def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
         "horizon": model.horizon,
         "num_past_covariates": len(columns.past_features),
         "num_future_covariates": len(columns.future_features),
-        "num_static_covariates": len(columns.static_features),
+        "num_static_covariates": columns.num_static_channels,
         "scaler": model.scaler,
         "head": model.head,
         "quantile_levels": model.quantile_levels,
         "conformal": model.conformal,
     }
+    if columns.series:
+        description |= {"series_embedding": model.series_embedding, "num_series": len(columns.series)}
     if model.architecture == "linear":
         return description
     description |= {

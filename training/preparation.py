@@ -97,6 +97,8 @@ def prepare(config: TrainingConfig, panel: Panel | None = None, watch: Watch | N
     assert context_length is not None
     panel = panel.extended(horizon)
     splits = build_splits(panel, horizon, config.data.val_size, config.data.test_size)
+    if config.model.series_embedding is not None and not panel.columns.series:
+        panel = panel.numbered(splits.excluded)
     device = choose_device(config.fit.device)
     if config.fit.num_threads is not None:
         torch.set_num_threads(config.fit.num_threads)

@@ -76,7 +76,7 @@ def _describe_loaded(loaded: LoadedModel | None) -> dict[str, object]:
 
 
 def _columns_body(manifest: BundleManifest) -> ColumnsBody:
-    return ColumnsBody(target=manifest.target, **manifest.columns.model_dump(mode="json"))
+    return ColumnsBody(target=manifest.target, **manifest.columns.model_dump(mode="json", exclude={"series"}))
 
 
 def _version_body(version: ModelVersion, loaded: LoadedModel | None) -> VersionBody:

@@ -8,7 +8,7 @@ written out in arrays, without a data frame, because a frame costs more than the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from app.schemas.forecast import SeriesRequest
 from app.services.channels import ChannelReader
 from app.services.context import ContextStore
-from app.services.filling import fill_values
+from app.services.filling import fill_values, is_whole
 from app.services.series_error import SeriesError
 from app.services.timeline import Timeline
 from app.services.times import Grid
@@ -109,6 +109,7 @@ class RequestEncoder:
         # Replaced, never changed, because small and large requests are encoded in different threads.
         self._calendars: dict[tuple[int, int], NDArray[np.float32]] = {}
         self._channels = ChannelReader(manifest.columns, forecaster)
+        self._numbers = {name: number for number, name in enumerate(manifest.columns.series, start=1)}
         self._has_covariates = bool(
             manifest.columns.futr_exog or manifest.columns.hist_exog or manifest.columns.stat_exog
         )
@@ -126,7 +127,15 @@ class RequestEncoder:
             SeriesError: If it cannot be forecast.
         """
         history = self._known(series, path, horizon) if series.y is None else self._given(series, path, horizon)
-        return self._window(history, path)
+        encoded = self._window(history, path)
+        return self._numbered(encoded, series.unique_id) if self._numbers else encoded
+
+    def _numbered(self, encoded: EncodedSeries, unique_id: str) -> EncodedSeries:
+        """With the number of the series as the last static channel."""
+        number = self._numbers.get(unique_id, 0)
+        if not number:
+            encoded.warnings["series_unseen"] = "The model was not trained on this series; it has no vector of its own."
+        return replace(encoded, static=np.append(encoded.static, np.float32(number)))
 
     def build_inputs(self, encoded: Sequence[EncodedSeries]) -> ForecastInputs:
         """Join windows into what the network reads.
@@ -225,14 +234,14 @@ class RequestEncoder:
 
     def _window(self, history: History, path: str) -> EncodedSeries:
         length, horizon = self._network.context_length, self._network.horizon
-        y, is_given = fill_values(history.y, self._fill, f"{path}.y")
-        count = len(y)
-        if count >= length and is_given[count - length :].all():
+        count = len(history.y)
+        if count >= length and is_whole(history.y):
             # Whole and long enough, as most are: the last rows are the window.
-            first, observed, context = count - length, self._all_observed, y[count - length :]
+            first, observed, context = count - length, self._all_observed, history.y[count - length :]
             rows = np.arange(first, count + horizon) if self._has_covariates else _NO_ROWS
             warnings: Warnings = {}
         else:
+            y, is_given = fill_values(history.y, self._fill, f"{path}.y")
             seen = ~np.isnan(y)
             first_seen = int(seen.argmax()) if seen.any() else count
             if not seen[max(0, count - length) :].any():

@@ -157,14 +157,13 @@ def open_bundle(options: argparse.Namespace) -> Any:
 
 
 def _write(forecast: Any, options: argparse.Namespace) -> None:
+    if options.output is None and not options.json:
+        forecast.to_csv(sys.stdout, index=False)
+    elif options.output is not None:
+        write = forecast.to_parquet if options.output.name.endswith(".parquet") else forecast.to_csv
+        write(options.output, index=False)
     if options.json:
         print_json(forecast.assign(ds=forecast["ds"].astype(str)).to_dict(orient="records"))
-    elif options.output is None:
-        forecast.to_csv(sys.stdout, index=False)
-    elif options.output.name.endswith(".parquet"):
-        forecast.to_parquet(options.output, index=False)
-    else:
-        forecast.to_csv(options.output, index=False)
     if options.output is not None and not options.quiet:
         count = forecast["unique_id"].nunique()
         print(f"{len(forecast)} rows for {count} series written to {options.output}", file=sys.stderr)

@@ -5,6 +5,7 @@ gradcast models show bike
 gradcast models promote bike 3 champion     if it is healthy, and better than champion and seasonal naive
 gradcast models promote bike 3 champion --data bike.csv --override "the old one cannot read the new columns"
 gradcast models rollback bike
+gradcast models export bike champion bike.onnx    version or alias; needs gradcast[onnx]
 
 Two versions are compared on one backtest. If they were scored on different windows, --data names the file that the new
 one was trained on: the champion is then scored on it as well. Other aliases than champion are moved without questions.
@@ -29,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show = actions.add_parser("show", help="one name in full")
     promote = actions.add_parser("promote", help="point an alias at a version")
     rollback = actions.add_parser("rollback", help="give `champion` back to the version that had it before")
-    for action in (show, promote, rollback):
+    export = actions.add_parser("export", help="write a version's network in a format that other programs run")
+    for action in (show, promote, rollback, export):
         action.add_argument("name", metavar="NAME", help="registered name")
     promote.add_argument("version", metavar="VERSION", type=int, help="number of the version")
     promote.add_argument("alias", metavar="ALIAS", help="alias, such as champion")
@@ -40,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share by which it must be better than the champion (default: 0)",
     )  # fmt: skip
     promote.add_argument("--override", metavar="REASON", help="promote against the gate; the reason is kept")
-    for action in (listing, show, promote, rollback):
+    export.add_argument("version", metavar="VERSION", help="number of the version, or an alias")
+    export.add_argument("file", metavar="FILE", type=Path, help="where to write")
+    export.add_argument("--format", choices=("onnx",), default="onnx", help="of the file (default: onnx)")
+    for action in (listing, show, promote, rollback, export):
         add_tracking_argument(action)
         add_output_arguments(action)
 
@@ -52,6 +57,8 @@ def run(options: argparse.Namespace) -> int:
     from training.tracking.environment import resolve_uri
 
     uri = resolve_uri(TrackingConfig(uri=options.tracking_uri))
+    if options.action == "export":
+        return _export(uri, options)
     if options.action == "promote" and options.alias == "champion":
         return _promote_champion(uri, options)
     if options.action == "promote":
@@ -88,6 +95,28 @@ def _promote_champion(uri: str, options: argparse.Namespace) -> int:
             print(f"promoted all the same: {decision.override}")
         print()
     print(_format(registry.show_model(uri, options.name)))
+    return 0
+
+
+def _export(uri: str, options: argparse.Namespace) -> int:
+    from models.bundle import load_bundle
+    from training.onnx_export import export_onnx
+    from training.tracking.download import download_bundle
+    from training.tracking.environment import default_cache_directory
+    from training.tracking.registry import resolve
+
+    separator = "/" if options.version.isdecimal() else "@"
+    found = resolve(uri, f"{options.name}{separator}{options.version}")
+    bundle = load_bundle(download_bundle(uri, found, default_cache_directory()))
+    report = export_onnx(bundle, options.file)
+    if options.json:
+        print_json(report.to_dict())
+        return 0
+    for name, shape in report.inputs.items():
+        print(f"input   {name}  {' x '.join(map(str, shape))}")
+    print(f"output  quantiles  windows x {bundle.manifest.network.horizon} x {len(report.levels)}")
+    print(f"largest difference to the network {report.largest_difference:.1e} of a window's scale, {report.num_windows} windows")
+    print(f"{found.name}/{found.version} written to {report.path}, {report.num_bytes / 1e3:,.0f} kB")
     return 0
 
 

@@ -193,6 +193,11 @@ def build_static(
         blocks.append(block)
     if problems:
         raise DataError(problems)
+    if columns.series:
+        numbers = np.array(columns.series_numbers([rows.ids[index] for index in grid.series]), np.float32)
+        blocks.append(numbers[:, None])
+        if unseen := int((numbers == 0).sum()):
+            notes.append(f"{unseen} of {len(numbers)} series were not trained on; they share one vector")
     return np.concatenate(blocks, axis=1), tuple(notes)
 
 

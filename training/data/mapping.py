@@ -300,7 +300,7 @@ def _fill_unseen(
         for start, stop in block_edges(len(table)):
             block = table[start:stop, channel]
             np.copyto(block, fill[channel], where=np.isnan(block))
-    static = map_array(folder, "static", len(columns.static_features), writable=True)
+    static = map_array(folder, "static", columns.num_static_channels, writable=True)
     for channel in range(static.shape[1] if len(static) else 0):
         column = static[:, channel]
         known = column[~np.isnan(column)]
@@ -329,8 +329,8 @@ def _open(folder: Path) -> Panel:
     covariates = map_array(folder, "covariates", num_channels)
     if not num_channels:
         covariates = np.zeros((int(lengths.sum()), 0), np.float32)
-    static = map_array(folder, "static", len(columns.static_features))
-    if not columns.static_features:
+    static = map_array(folder, "static", columns.num_static_channels)
+    if not columns.num_static_channels:
         static = np.zeros((len(lengths), 0), np.float32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     frequency, horizon = parse_frequency(meaning["freq"]), meaning["horizon"]

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from training.data.dialect import unreadable
+from training.data.parquet_pages import validate_unpacked
 from training.errors import DataError, Problem
 
 BATCH_ROWS = 1 << 18
@@ -124,6 +125,7 @@ def read_parquet_sample(path: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
                 for field in file.schema_arrow
                 if not field.name.startswith(_NAMELESS_INDEX) or pa.types.is_temporal(field.type)
             )
+            validate_unpacked(file, path, 1)
             groups = [0] if file.num_row_groups else []
             batch = next(file.iter_batches(batch_size=_SAMPLE_ROWS, row_groups=groups, columns=list(names)), None)
     except (pa.ArrowException, OSError) as error:
@@ -150,6 +152,7 @@ def read_parquet_columns(path: Path, needed: Sequence[str], names: Sequence[str]
     """
     try:
         with pq.ParquetFile(path) as probe:
+            validate_unpacked(probe, path, len(needed))
             fields = {name: probe.schema_arrow.field(name).type for name in needed}
         with pq.ParquetFile(path, read_dictionary=text_columns(fields)) as file:
             batches = file.iter_batches(batch_size=BATCH_ROWS, columns=list(needed))

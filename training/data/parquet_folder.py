@@ -20,6 +20,7 @@ from training.config import DataConfig
 from training.data.dialect import unreadable
 from training.data.layout import Layout
 from training.data.parquet import BATCH_ROWS, collect, damaged, read_parquet_sample, text_columns
+from training.data.parquet_pages import validate_unpacked
 from training.data.readers import frame_of_columns, needed_columns, parquet_layout
 from training.errors import DataError, Problem
 
@@ -49,6 +50,7 @@ class SourceFile:
     def edges(self) -> NDArray[np.int64]:
         """First row of every row group, and the end."""
         with _opened(self.path) as file:
+            validate_unpacked(file, self.path, 1)
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         return np.cumsum([0, *counts], dtype=np.int64)
 

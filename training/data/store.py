@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import tempfile
 import weakref
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -114,8 +115,8 @@ class Panel:
         """sha256 of everything a network can learn from: equal data has equal fingerprints, whatever the file format."""
         digest = hashlib.sha256()
         digest.update("\x00".join(self.ids).encode())
-        # Data without holidays keeps the fingerprint that it had before there were any.
-        unused = None if self.columns.holidays else {"holidays"}
+        # Numbers of series are no data; data without holidays keeps the fingerprint that it had before there were any.
+        unused = {"series"} if self.columns.holidays else {"series", "holidays"}
         digest.update(f"|{self.freq}|{self.timezone}|{self.columns.model_dump_json(exclude=unused)}|".encode())
         for array in (
             self.offsets,
@@ -123,7 +124,7 @@ class Panel:
             self.values,
             self.observed,
             self.covariates,
-            self.static,
+            self.static[:, : len(self.columns.static_features)],
         ):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
@@ -138,6 +139,16 @@ class Panel:
         if not self.columns.futr_exog:
             return ()
         return tuple(self.ids[i] for i in np.flatnonzero(self.num_future < horizon))
+
+    def numbered(self, excluded: Container[str] = ()) -> Panel:
+        """The same panel with the number of every series as its last static channel, so that each can have a vector.
+
+        Args:
+            excluded: Series that are not trained on: theirs is 0.
+        """
+        columns = self.columns.model_copy(update={"series": tuple(name for name in self.ids if name not in excluded)})
+        numbers = np.array(columns.series_numbers(self.ids), np.float32)
+        return replace(self, columns=columns, static=np.column_stack((self.static, numbers)))
 
     def extended(self, horizon: int) -> Panel:
         """The same panel with calendar rows for at least `horizon` steps past the end of every series."""

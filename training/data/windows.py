@@ -244,6 +244,8 @@ def covariate_statistics(panel: Panel, splits: Splits) -> CovariateStatistics:
     past_scale = np.concatenate([scale[:split], calendar_scale, scale[split:]])
     trained = np.flatnonzero(splits.train_end > 0)
     static_loc, static_scale = _moments(panel.static, lambda: iter([trained] if len(trained) else []))
+    if panel.columns.series:
+        static_loc[-1], static_scale[-1] = 0.0, 1.0  # a number that is looked up
     tensors = (torch.from_numpy(array.astype(np.float32)) for array in (past_loc, past_scale, static_loc, static_scale))
     return CovariateStatistics(*tensors)
 
