@@ -48,7 +48,7 @@ class CountProgress:
         for name, value in counts.items():
             self._counts[name] = self._counts.get(name, 0) + value
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, numbers=self._sentence())
+            self._bar.update(self._task, completed=self.done, numbers="  ".join(self._rates()) or self._sentence())
         elif not self.quiet and (time.monotonic() - self._last > LINE_SECONDS or self.done == self.total):
             self._last = time.monotonic()
             print(f"{self.what}  {self._sentence()}", file=self.stream, flush=True)
@@ -60,9 +60,11 @@ class CountProgress:
             self._bar = None
 
     def _sentence(self) -> str:
+        return "  ".join((f"{self.done:,}/{self.total:,} {self.unit}", *self._rates()))
+
+    def _rates(self) -> list[str]:
         seconds = max(time.monotonic() - self._began, 1e-6)
-        rates = [f"{value:,} {name} ({value / seconds:,.0f}/s)" for name, value in self._counts.items()]
-        return "  ".join((f"{self.done:,}/{self.total:,} {self.unit}", *rates))
+        return [f"{value:,} {name} ({value / seconds:,.0f}/s)" for name, value in self._counts.items()]
 
 
 class FitProgress(ABC):
