@@ -24,7 +24,7 @@ for name in "${@:-neuralforecast darts gluonts pytorch-forecasting}"; do
         venv=$peers/$peer
         [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
         # shellcheck disable=SC2086  # several requirements in one string
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile -c "$peers/constraints.txt" ${packages[$peer]} psutil
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile -c "$peers/constraints.txt" ${packages[$peer]} psutil pyarrow
         "$venv/bin/python" -m pip freeze >"$peers/$peer.freeze.txt"
         echo "$peer: $(grep -iE "^(${packages[$peer]%%[=[]*}|torch)==" "$peers/$peer.freeze.txt" | tr '\n' ' ')"
     done

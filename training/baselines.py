@@ -27,12 +27,9 @@ def naive(
     Returns:
         Forecasts in the unit of y; NaN where nothing was observed before the cutoff.
     """
-    start = panel.offsets[series]
-    observed_rows = np.flatnonzero(panel.observed)
-    position = np.searchsorted(observed_rows, start + cutoff) - 1
-    row = np.append(observed_rows, -1)[position]
-    last = np.where(row >= start, panel.values[np.maximum(row, 0)], np.float32(np.nan))
-    return np.repeat(last[:, None], horizon, axis=1)
+    start = panel.offsets[series][:, None]
+    row, found = _walk_back(panel.observed, start + cutoff[:, None] - 1, start, 1)
+    return np.repeat(np.where(found, panel.values[row], np.float32(np.nan)), horizon, axis=1)
 
 
 def seasonal_naive(

@@ -63,7 +63,7 @@ class DataConfig(_Section):
     """Where the series are and what their columns mean."""
 
     path: str | None = None
-    """Data file: CSV, CSV.gz, parquet or Monash .tsf."""
+    """Data: CSV, CSV.gz, parquet, a folder of parquet, or Monash .tsf."""
     format: DataFormat = "auto"
     """Layout of the file: long (one row per series and time), wide (one column per series), tsf; auto looks."""
     id_col: str = "unique_id"
@@ -94,6 +94,8 @@ class DataConfig(_Section):
     """Validation steps before the test steps of every series; null = a tenth of the series, at least one horizon."""
     test_size: int = Field(default=0, ge=0)
     """Test steps at the end of every series, never trained on nor selected on."""
+    storage: Literal["auto", "memory", "map"] = "auto"
+    """Where the panel of parquet lives: memory, map (built once on disk, read from there), or auto: map above 128 MiB."""
     keep_context: bool = True
     """Keep the last context_length rows of each series in the bundle, to forecast a known series by name alone."""
 

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from training import metrics
+from training.data.rows import series_blocks
 from training.metrics import Mask, Quantiles, Series, Values
 
 # Mean steps between demands above which a series is intermittent (Syntetos, Boylan & Croston 2005).
@@ -73,6 +74,22 @@ def measure_demand(
         offsets: Where each series starts in `values`; the last entry is T.
         train_end: Rows per series, counted from its start, that may be looked at.
     """
+    blocks = []
+    for first, stop in series_blocks(offsets):
+        rows, starts = slice(offsets[first], offsets[stop]), offsets[first : stop + 1] - offsets[first]
+        blocks.append(_measure_block(values[rows], observed[rows], starts, train_end[first:stop]))
+    step = metrics.seasonal_scale(values, observed, offsets, train_end, season_length=1).absolute
+    interval, variation, mean = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return Demand(interval, variation, mean, step)
+
+
+def _measure_block(
+    values: Float[np.ndarray, " t"],
+    observed: Bool[np.ndarray, " t"],
+    offsets: Integer[np.ndarray, " n_plus_1"],
+    train_end: Integer[np.ndarray, " n"],
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Interval, variation and mean of neighbouring series."""
     count = len(offsets) - 1
     owner = np.repeat(np.arange(count), np.diff(offsets))
     used = observed & (np.arange(len(owner)) < (offsets[:-1] + train_end)[owner])
@@ -87,8 +104,7 @@ def measure_demand(
         spread = np.bincount(owner[is_demand], (y - size[owner])[is_demand] ** 2, minlength=count) / demands
         interval = np.where(lowest >= 0.0, periods / demands, np.nan)
         mean, variation = total / periods, spread / size**2
-    step = metrics.seasonal_scale(values, observed, offsets, train_end, season_length=1).absolute
-    return Demand(np.where(demands > 0, interval, np.nan), variation, mean, step)
+    return np.where(demands > 0, interval, np.nan), variation, mean
 
 
 def intermittent_scores(

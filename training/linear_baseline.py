@@ -17,6 +17,7 @@ from torch.nn.functional import avg_pool1d
 
 from models.forecaster import ForecastInputs
 from training.data.panel import Panel
+from training.data.rows import series_blocks
 from training.data.splits import Splits
 from training.data.windows import TrainingWindows, WindowStore, covariate_statistics
 from training.errors import DataError, Problem
@@ -272,11 +273,18 @@ def _sample(windows: TrainingWindows, num_wanted: int, seed: int) -> tuple[Int64
 
 def _training_spread(panel: Panel, train_end: Integer[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
     """Standard deviation of the observed training rows of every series; 0 where there are none."""
-    starts, num_series = panel.offsets[:-1], len(train_end)
-    lengths = np.diff(panel.offsets)
-    owner = np.repeat(np.arange(num_series), lengths)
-    is_used = panel.observed & (np.arange(len(owner)) < (starts + train_end)[owner])
-    owner, values = owner[is_used], panel.values[is_used].astype(np.float64)
+    blocks = series_blocks(panel.offsets)
+    return np.concatenate([_block_spread(panel, train_end[first:stop], first, stop) for first, stop in blocks])
+
+
+def _block_spread(
+    panel: Panel, train_end: Integer[np.ndarray, " n"], first: int, stop: int
+) -> Float64[np.ndarray, " n"]:
+    num_series, begin, end = stop - first, panel.offsets[first], panel.offsets[stop]
+    owner = np.repeat(np.arange(num_series), panel.lengths[first:stop])
+    trained = panel.offsets[first:stop] - begin + train_end
+    is_used = panel.observed[begin:end] & (np.arange(len(owner)) < trained[owner])
+    owner, values = owner[is_used], panel.values[begin:end][is_used].astype(np.float64)
     count = np.maximum(np.bincount(owner, minlength=num_series), 1)
     mean = np.bincount(owner, values, minlength=num_series) / count
     return np.sqrt(np.bincount(owner, (values - mean[owner]) ** 2, minlength=num_series) / count)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Integer
 
 from training.data.panel import Panel
+from training.data.rows import series_blocks
 from training.data.splits import Splits
 from training.errors import DataError, Problem
 
@@ -146,10 +147,13 @@ def _bounds(panel: Panel, splits: Splits, part: Part) -> tuple[Integer[np.ndarra
 
 def _first_observed(panel: Panel) -> Integer[np.ndarray, " N"]:
     """Rows from each series' start to its first observed value; the length of the series where there is none."""
-    rows = np.flatnonzero(panel.observed)
-    position = np.searchsorted(rows, panel.offsets[:-1])
-    first = np.append(rows, len(panel.observed))[position]
-    return np.asarray(np.minimum(first, panel.offsets[1:]) - panel.offsets[:-1])
+    found = []
+    for first, stop in series_blocks(panel.offsets):
+        starts, ends = panel.offsets[first:stop], panel.offsets[first + 1 : stop + 1]
+        rows = np.flatnonzero(panel.observed[starts[0] : ends[-1]]) + starts[0]
+        newest = np.append(rows, ends[-1])[np.searchsorted(rows, starts)]
+        found.append(np.minimum(newest, ends) - starts)
+    return np.concatenate(found)
 
 
 def target_rows(

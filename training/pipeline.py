@@ -167,7 +167,7 @@ def train(
         GradcastError: Whatever went wrong, by kind.
         FitInterruptedError: If the user stopped the fit.
     """
-    prepared = prepare(config)
+    prepared = prepare(config, watch=progress.reading)
     config = prepared.config
     if config.fit.batch_size < team.size:
         message = f"must be at least one window per worker, but is {config.fit.batch_size} for {team.size} instead."

@@ -14,7 +14,9 @@ from models.forecaster import Forecaster
 from training.choices import resolve_choices
 from training.config import TrainingConfig
 from training.data.counts import validate_counts
+from training.data.mapping import Watch
 from training.data.panel import Panel, load_panel
+from training.data.rows import series_blocks
 from training.data.splits import Splits, build_splits
 from training.data.windows import TrainingWindows, WindowStore, covariate_statistics, validation_cutoffs
 from training.errors import ConfigurationError, Problem
@@ -62,12 +64,13 @@ class Prepared:
         return self.forecaster.config.horizon
 
 
-def prepare(config: TrainingConfig, panel: Panel | None = None) -> Prepared:
+def prepare(config: TrainingConfig, panel: Panel | None = None, watch: Watch | None = None) -> Prepared:
     """Read the data, fill in the nulls, split, and build the network.
 
     Args:
         config: As the user wrote it.
         panel: The data of `config.data`, where it has been read already.
+        watch: Told how far the reading is where it takes long.
 
     Raises:
         ConfigurationError: If no data file is named.
@@ -85,7 +88,7 @@ def prepare(config: TrainingConfig, panel: Panel | None = None) -> Prepared:
         config, bundle = open_warm_start(config)
     columns = None if bundle is None else bundle.manifest.columns
     if panel is None:
-        panel = load_panel(config.data, horizon=config.model.horizon or 0, columns=columns)
+        panel = load_panel(config.data, config.model.horizon or 0, columns, watch)
     if config.model.head in COUNT_HEADS:
         validate_counts(panel, config.model.head)
     config, notes, need = resolve_choices(config, panel)
@@ -160,14 +163,21 @@ def series_scale_floor(panel: Panel, splits: Splits, scaled: bool) -> Tensor:
 
 
 def _training_sums(panel: Panel, splits: Splits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    starts = panel.offsets[:-1]
+    """Number, sum and sum of squares of the observed training values of every series; some million rows at a time."""
+    blocks = [_block_sums(panel, splits, first, stop) for first, stop in series_blocks(panel.offsets)]
+    counts, sums, squares = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return counts, sums, squares
+
+
+def _block_sums(panel: Panel, splits: Splits, first: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    begin, end = panel.offsets[first], panel.offsets[stop]
+    starts, train_end = panel.offsets[first:stop] - begin, splits.train_end[first:stop]
     # Interleaved [start, train_end) pairs; the even entries of reduceat are the training rows.
-    edges = np.stack((starts, np.minimum(starts + splits.train_end, len(panel.values))), axis=1).reshape(-1)
-    observed = np.append(panel.observed, False)
-    values = np.where(observed, np.append(panel.values, 0.0), 0.0).astype(np.float64)
-    empty = splits.train_end <= 0
+    edges = np.stack((starts, np.minimum(starts + train_end, end - begin)), axis=1).reshape(-1)
+    observed = np.append(panel.observed[begin:end], False)
+    values = np.where(observed, np.append(panel.values[begin:end], 0.0), 0.0).astype(np.float64)
 
     def total(terms: np.ndarray) -> np.ndarray:
-        return np.where(empty, 0.0, np.add.reduceat(terms, edges)[::2])
+        return np.where(train_end <= 0, 0.0, np.add.reduceat(terms, edges)[::2])
 
     return total(observed.astype(np.float64)), total(values), total(values**2)

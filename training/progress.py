@@ -18,8 +18,60 @@ REFRESH_SECONDS = 0.1
 LINE_SECONDS = 10.0
 
 
+class CountProgress:
+    """How much of a long job is done: a bar on a terminal, a line now and then without one, nothing when quiet.
+
+    Args:
+        quiet: Say nothing.
+        stream: Where to.
+    """
+
+    def __init__(self, quiet: bool, stream: TextIO = sys.stderr) -> None:
+        self.quiet, self.stream = quiet, stream
+        self._bar: Progress | None = None
+
+    def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
+        """Begin a job of `total` units, `done` of which are done already."""
+        self.what, self.total, self.unit = what, total, unit
+        self.done = done
+        self._counts: dict[str, int] = {}
+        self._began = self._last = time.monotonic()
+        if not self.quiet and self.stream.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), TimeRemainingColumn(), _Numbers())
+            self._bar = Progress(*columns, console=Console(file=self.stream), refresh_per_second=8)
+            self._task = self._bar.add_task(what, total=total, completed=done, numbers="")
+            self._bar.start()
+
+    def advance(self, count: int, **counts: int) -> None:
+        """More units are done, and more of whatever else is counted: its rate is shown."""
+        self.done += count
+        for name, value in counts.items():
+            self._counts[name] = self._counts.get(name, 0) + value
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, numbers="  ".join(self._rates()) or self._sentence())
+        elif not self.quiet and (time.monotonic() - self._last > LINE_SECONDS or self.done == self.total):
+            self._last = time.monotonic()
+            print(f"{self.what}  {self._sentence()}", file=self.stream, flush=True)
+
+    def stop(self) -> None:
+        """The job is over."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _sentence(self) -> str:
+        return "  ".join((f"{self.done:,}/{self.total:,} {self.unit}", *self._rates()))
+
+    def _rates(self) -> list[str]:
+        seconds = max(time.monotonic() - self._began, 1e-6)
+        return [f"{value:,} {name} ({value / seconds:,.0f}/s)" for name, value in self._counts.items()]
+
+
 class FitProgress(ABC):
     """Told about every step; decides itself how much of it to show."""
+
+    reading = CountProgress(quiet=True)
+    """What is shown of the reading of data that takes long."""
 
     @abstractmethod
     def start(self, max_steps: int, step: int) -> None:
@@ -62,6 +114,7 @@ class LineProgress(FitProgress):
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
+        self.reading = CountProgress(quiet=False, stream=stream)
         self.max_steps = 0
 
     def start(self, max_steps: int, step: int) -> None:
@@ -93,6 +146,7 @@ class BarProgress(FitProgress):
     def __init__(self, stream: TextIO) -> None:
         columns = (TextColumn("fit"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeRemainingColumn(), _Numbers())
         self.progress = Progress(*columns, console=Console(file=stream), refresh_per_second=8)
+        self.reading = CountProgress(quiet=False, stream=stream)
         self.values: dict[str, float] = {}
         self.last = 0.0
 
@@ -174,50 +228,3 @@ def build_progress(quiet: bool, stream: TextIO = sys.stderr) -> FitProgress:
     if quiet:
         return SILENT_PROGRESS
     return BarProgress(stream) if stream.isatty() else LineProgress(stream)
-
-
-class CountProgress:
-    """How much of a long job is done: a bar on a terminal, a line now and then without one, nothing when quiet.
-
-    Args:
-        quiet: Say nothing.
-        stream: Where to.
-    """
-
-    def __init__(self, quiet: bool, stream: TextIO = sys.stderr) -> None:
-        self.quiet, self.stream = quiet, stream
-        self._bar: Progress | None = None
-
-    def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
-        """Begin a job of `total` units, `done` of which are done already."""
-        self.what, self.total, self.unit = what, total, unit
-        self.done = done
-        self._counts: dict[str, int] = {}
-        self._began = self._last = time.monotonic()
-        if not self.quiet and self.stream.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), TimeRemainingColumn(), _Numbers())
-            self._bar = Progress(*columns, console=Console(file=self.stream), refresh_per_second=8)
-            self._task = self._bar.add_task(what, total=total, completed=done, numbers="")
-            self._bar.start()
-
-    def advance(self, count: int, **counts: int) -> None:
-        """More units are done, and more of whatever else is counted: its rate is shown."""
-        self.done += count
-        for name, value in counts.items():
-            self._counts[name] = self._counts.get(name, 0) + value
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, numbers=self._sentence())
-        elif not self.quiet and (time.monotonic() - self._last > LINE_SECONDS or self.done == self.total):
-            self._last = time.monotonic()
-            print(f"{self.what}  {self._sentence()}", file=self.stream, flush=True)
-
-    def stop(self) -> None:
-        """The job is over."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def _sentence(self) -> str:
-        seconds = max(time.monotonic() - self._began, 1e-6)
-        rates = [f"{value:,} {name} ({value / seconds:,.0f}/s)" for name, value in self._counts.items()]
-        return "  ".join((f"{self.done:,}/{self.total:,} {self.unit}", *rates))

@@ -80,6 +80,7 @@ def forecast_in_bulk(bundle: Bundle, request: BulkRequest, progress: CountProgre
     """
     output = request.output
     table = open_table(request.input, request.data)
+    table.require_long()
     expected = (_model(bundle), table.fingerprint, request.part_rows)
     _validate_empty(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -141,7 +142,7 @@ def _plan(bundle: Bundle, table: ParquetTable, request: BulkRequest, progress: C
         progress.start("bring series together", total, "rows")
         regroup(table, folder, num_buckets, progress.advance)
         progress.stop()
-        table = open_table(folder, _data_of_buckets(table))
+        table = open_table(folder, table.said_config)
         cuts = (0, *table.ends.tolist())
     parts = []
     for number, (start, stop) in enumerate(pairwise(cuts)):
@@ -157,13 +158,6 @@ def _plan(bundle: Bundle, table: ParquetTable, request: BulkRequest, progress: C
         data=table.config,
         parts=tuple(parts),
     )
-
-
-def _data_of_buckets(table: ParquetTable) -> DataConfig:
-    """The roles of the columns, said: a bucket's first rows might suggest others."""
-    layout = table.layout
-    roles = {"id_col": layout.id_col, "time_col": "+".join(layout.time_cols), "target_col": layout.target_col}
-    return table.config.model_copy(update={name: value for name, value in roles.items() if value is not None})
 
 
 def _write_parts(output: Path, plan: Plan, crew: Crew, progress: CountProgress) -> dict[int, DonePart]:

@@ -12,7 +12,7 @@ from models.columns import Columns
 from training.config import DataConfig
 from training.data.assembly import Grid
 from training.data.covariates import EncodedColumn, build_vocabulary, encode_column, is_text, last_seen, unseen_notes
-from training.data.rows import SortedRows, place
+from training.data.rows import SortedRows, block_edges, place, training_mask
 from training.errors import DataError, Problem
 
 
@@ -110,7 +110,7 @@ def build_channels(
         out[:, span] = column.channels(filled)
         if column.codes is None:
             if fill is None:
-                fills[channel] = _training_mean(out[:, channel], grid, train_end)
+                fills[channel] = training_mean(out[:, channel], grid.offsets, train_end)
             np.copyto(out[:, channel], fills[channel], where=np.isnan(out[:, channel]))
         if channel < num_future_channels:
             present = _future_present(column, rows, grid)
@@ -133,11 +133,20 @@ def _filled_rows(column: EncodedColumn, rows: SortedRows, grid: Grid) -> tuple[N
     return own, count
 
 
-def _training_mean(channel: NDArray[np.float32], grid: Grid, train_end: NDArray[np.int64]) -> float:
-    lengths = np.diff(grid.offsets)
-    position = np.arange(grid.num_rows) - np.repeat(grid.offsets[:-1], lengths)
-    known = channel[(position < np.repeat(train_end, lengths)) & ~np.isnan(channel)]
-    return float(known.mean(dtype=np.float64)) if len(known) else 0.0
+def training_mean(channel: NDArray[np.float32], offsets: NDArray[np.int64], train_end: NDArray[np.int64]) -> float:
+    """Mean of a channel over the training rows that have a value, 0 if none has; block by block.
+
+    Args:
+        channel: One value per row of the store, NaN where unknown.
+        offsets: First row of each series, and the end.
+        train_end: Training rows of each series.
+    """
+    total, count = 0.0, 0
+    for start, stop in block_edges(len(channel)):
+        block = channel[start:stop]
+        known = block[training_mask(offsets, train_end, start, stop) & ~np.isnan(block)]
+        total, count = total + float(known.sum(dtype=np.float64)), count + len(known)
+    return total / count if count else 0.0
 
 
 def _future_present(column: EncodedColumn, rows: SortedRows, grid: Grid) -> NDArray[np.bool_]:
@@ -163,9 +172,9 @@ def _future_channels(
 
 
 def build_static(
-    frame: pd.DataFrame, columns: Columns, rows: SortedRows, grid: Grid
+    frame: pd.DataFrame, columns: Columns, rows: SortedRows, grid: Grid, fill: bool = True
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """Channels of the static columns (N, S).
+    """Channels of the static columns (N, S); a number that a series lacks is the mean of the others, or NaN without `fill`.
 
     Raises:
         DataError: If a static column changes within a series, or holds text where numbers are due.
@@ -179,7 +188,7 @@ def build_static(
         row, found = _static_rows(frame, frame[name], rows, grid)
         problems += found
         block = column.channels(row)
-        if column.codes is None:
+        if column.codes is None and fill:
             block = np.nan_to_num(block, nan=float(np.nanmean(block)) if not np.isnan(block).all() else 0.0)
         blocks.append(block)
     if problems:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from training.data.assembly import Grid, build_grid, fill_missing, read_target
 from training.data.calendar_features import build_calendar, choose_calendar, validate_calendar
 from training.data.channels import build_channels, build_static, resolve_columns
 from training.data.covariates import missing_columns
+from training.data.dialect import detect_container
 from training.data.frequency import (
     default_season_length,
     estimate_season_length,
@@ -33,6 +34,9 @@ from training.data.store import Panel, Storage
 from training.data.timestamps import as_times, wall_clock
 from training.errors import MAX_SHOWN, DataError, Problem
 
+if TYPE_CHECKING:
+    from training.data.mapping import Watch
+
 __all__ = ["AS_GIVEN", "MEMMAP_THRESHOLD_BYTES", "Panel", "build_panel", "load_panel"]
 
 # A store larger than this lives in a file that the operating system pages in as windows are read.
@@ -41,8 +45,16 @@ MEMMAP_THRESHOLD_BYTES = 512 * 2**20
 AS_GIVEN = "as given"
 
 
-def load_panel(config: DataConfig, horizon: int = 0, columns: Columns | None = None) -> Panel:
-    """Read the configured file into a panel; `columns` are those of a trained model, as in `build_panel`.
+def load_panel(
+    config: DataConfig, horizon: int = 0, columns: Columns | None = None, watch: Watch | None = None
+) -> Panel:
+    """Read the configured file, or folder of parquet, into a panel; one larger than memory is built on disk and mapped.
+
+    Args:
+        config: Where the data is, and how it is read.
+        horizon: As in `build_panel`.
+        columns: Those of a trained model, as in `build_panel`.
+        watch: Told how far it is where it takes long.
 
     Raises:
         DataError: With everything found wrong.
@@ -51,7 +63,15 @@ def load_panel(config: DataConfig, horizon: int = 0, columns: Columns | None = N
         raise DataError(
             [Problem("path_missing", "data.path", "must name a data file, but is null instead.", "Use --data FILE.")]
         )
-    return build_panel(read_frame(Path(config.path), config), config, columns=columns, horizon=horizon)
+    path = Path(config.path)
+    if path.is_dir() or detect_container(path) == "parquet":
+        from training.data.mapping import load_table
+        from training.data.parquet_folder import open_table
+
+        table = open_table(path, config)
+        if path.is_dir() or table.layout.kind == "long":
+            return load_table(table, horizon, columns, watch)
+    return build_panel(read_frame(path, config), config, columns=columns, horizon=horizon)
 
 
 def build_panel(
@@ -62,6 +82,7 @@ def build_panel(
     covariate_fill: NDArray[np.float32] | None = None,
     timezone: str | None = AS_GIVEN,
     memmap_threshold_bytes: int = MEMMAP_THRESHOLD_BYTES,
+    fill_static: bool = True,
 ) -> Panel:
     """Put the rows of a frame on a regular grid.
 
@@ -74,6 +95,7 @@ def build_panel(
         timezone: Zone of a trained model's timestamps, None if they had no offset: timestamps with an offset are brought
             to that zone, or to the clock they show. The default leaves them as they are.
         memmap_threshold_bytes: Size of the store from which it lives in a file.
+        fill_static: Whether a number that a series lacks becomes the mean of the others, instead of NaN.
 
     Raises:
         DataError: With everything found wrong, each with its series and row.
@@ -124,7 +146,7 @@ def build_panel(
         covariate_fill,
         _allocate(storage, "covariates", (grid.num_rows, num_channels), np.float32),
     )
-    static, static_notes = build_static(frame, resolved, rows, grid)
+    static, static_notes = build_static(frame, resolved, rows, grid, fill_static)
     calendar, calendar_start = build_calendar(
         resolved.calendar, frequency, grid.starts, np.diff(grid.offsets), horizon, rows.timezone, resolved.holidays
     )

@@ -20,6 +20,7 @@ from training.config import DataConfig
 from training.data.dialect import unreadable
 from training.data.layout import Layout
 from training.data.parquet import BATCH_ROWS, collect, damaged, read_parquet_sample, text_columns
+from training.data.parquet_pages import validate_unpacked
 from training.data.readers import frame_of_columns, needed_columns, parquet_layout
 from training.errors import DataError, Problem
 
@@ -49,6 +50,7 @@ class SourceFile:
     def edges(self) -> NDArray[np.int64]:
         """First row of every row group, and the end."""
         with _opened(self.path) as file:
+            validate_unpacked(file, self.path, 1)
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         return np.cumsum([0, *counts], dtype=np.int64)
 
@@ -107,6 +109,23 @@ class ParquetTable:
             name: schema.field(name).type if name in stored else self.key_values[name].type
             for name in needed_columns(self.layout, self.config)
         }
+
+    @property
+    def said_config(self) -> DataConfig:
+        """The configuration with the columns that were found: other first rows might suggest others."""
+        layout = self.layout
+        roles = {"id_col": layout.id_col, "time_col": "+".join(layout.time_cols), "target_col": layout.target_col}
+        return self.config.model_copy(update={name: value for name, value in roles.items() if value is not None})
+
+    def require_long(self) -> None:
+        """Refuse a table with a column per series, which cannot be read series by series.
+
+        Raises:
+            DataError: If it is one.
+        """
+        if self.layout.kind == "wide":
+            remedy = "Write one row per series and time, and set data.format: long."
+            raise unreadable(self.path, "a wide table", remedy, "layout_wide")
 
     @property
     def id_key(self) -> str | None:
@@ -210,7 +229,7 @@ def open_table(path: Path, config: DataConfig) -> ParquetTable:
         config: Columns and roles; what is open is guessed from the first rows.
 
     Raises:
-        DataError: If there is none, something else lies between them, or they are no long table.
+        DataError: If there is none, or something else lies between them.
     """
     path = Path(path)
     files = tuple(_find(path)) if path.is_dir() else (SourceFile(path, path.name, {}),)
@@ -220,8 +239,6 @@ def open_table(path: Path, config: DataConfig) -> ParquetTable:
             head[key] = _typed([file.keys[key] for file in files])[0].as_py()
             names = (*names, key)
     layout, id_hint = parquet_layout(names, head, config)
-    if layout.kind == "wide":
-        raise unreadable(path, "a wide table", "Write one row per series and time, and set data.format: long.", "layout_wide")
     return ParquetTable(path, files, config, layout, id_hint)
 
 

@@ -79,6 +79,35 @@ def block_edges(count: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + BLOCK_ROWS, count)
 
 
+def series_blocks(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Bounds of blocks of whole series, each of about `BLOCK_ROWS` rows: what one may copy of a store that is mapped.
+
+    Args:
+        offsets: First row of each series, and the end.
+    """
+    first, last = 0, len(offsets) - 1
+    while first < last:
+        stop = max(int(np.searchsorted(offsets, offsets[first] + BLOCK_ROWS, side="right")) - 1, first + 1)
+        yield first, min(stop, last)
+        first = stop
+
+
+def training_mask(
+    offsets: NDArray[np.int64], train_end: NDArray[np.int64], start: int, stop: int
+) -> NDArray[np.bool_]:
+    """Which of the rows `start .. stop - 1` of a store are training rows.
+
+    Args:
+        offsets: First row of each series, and the end.
+        train_end: Training rows of each series.
+        start: First row.
+        stop: Behind the last row.
+    """
+    rows = np.arange(start, stop)
+    series = np.searchsorted(offsets, rows, side="right") - 1
+    return np.asarray(rows - offsets[series] < train_end[series])
+
+
 def sort_rows(frame: pd.DataFrame) -> SortedRows:
     """Find the series and bring their rows into order, without copying what is in order.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -233,10 +234,7 @@ def covariate_statistics(panel: Panel, splits: Splits) -> CovariateStatistics:
         panel: The series.
         splits: Where the training rows end.
     """
-    position = np.arange(len(panel.values)) - np.repeat(panel.offsets[:-1], panel.lengths)
-    is_training = position < np.repeat(splits.train_end, panel.lengths)
-    rows = np.flatnonzero(is_training)
-    loc, scale = _moments(panel.covariates, rows)
+    loc, scale = _moments(panel.covariates, lambda: _training_blocks(panel, splits))
     split = panel.num_future_channels
     calendar_scale = [
         holiday_scale(name.removeprefix(PREFIX), panel.columns.holidays) if name.startswith(PREFIX) else 1.0
@@ -244,24 +242,50 @@ def covariate_statistics(panel: Panel, splits: Splits) -> CovariateStatistics:
     ]
     past_loc = np.concatenate([loc[:split], np.zeros(len(calendar_scale)), loc[split:]])
     past_scale = np.concatenate([scale[:split], calendar_scale, scale[split:]])
-    static_loc, static_scale = _moments(panel.static, np.flatnonzero(splits.train_end > 0))
+    trained = np.flatnonzero(splits.train_end > 0)
+    static_loc, static_scale = _moments(panel.static, lambda: iter([trained] if len(trained) else []))
     if panel.columns.series:
         static_loc[-1], static_scale[-1] = 0.0, 1.0  # a number that is looked up
     tensors = (torch.from_numpy(array.astype(np.float32)) for array in (past_loc, past_scale, static_loc, static_scale))
     return CovariateStatistics(*tensors)
 
 
-def _moments(table: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _training_blocks(panel: Panel, splits: Splits) -> Iterator[NDArray[np.int64]]:
+    """The training rows of the store in order, as many at a time as may be in memory."""
+    ends = np.cumsum(np.minimum(splits.train_end, panel.lengths))
+    for start, stop in block_edges(int(ends[-1])):
+        number = np.arange(start, stop)
+        series = np.searchsorted(ends, number, side="right")
+        before = np.concatenate([[0], ends])[series]
+        yield panel.offsets[series] + number - before
+
+
+def _moments(
+    table: NDArray[np.float32], blocks: Callable[[], Iterator[NDArray[np.int64]]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     loc, scale = np.zeros(table.shape[1]), np.ones(table.shape[1])
     for channel in range(table.shape[1]):
-        parts = [table[rows[a:b], channel].astype(np.float64) for a, b in block_edges(len(rows))]
-        if not parts or all(((part == 0) | (part == 1)).all() for part in parts):
-            share = sum(float(part.sum()) for part in parts) / max(len(rows), 1)
+        column = table[:, channel]
+        sums = [(len(rows), _sums(column[rows].astype(np.float64))) for rows in blocks()]
+        count = sum(length for length, _ in sums)
+        total = sum(part.total for _, part in sums)
+        if all(part.is_flag for _, part in sums):
+            share = total / max(count, 1)
             scale[channel] = max(np.sqrt(share * (1.0 - share)), _RAREST_FLAG_SCALE) if 0.0 < share < 1.0 else 1.0
             continue
-        mean = sum(float(part.sum()) for part in parts) / len(rows)
-        variance = sum(float(((part - mean) ** 2).sum()) for part in parts) / len(rows)
+        mean = total / count
+        variance = sum(float(((column[rows].astype(np.float64) - mean) ** 2).sum()) for rows in blocks()) / count
         loc[channel] = mean
-        magnitude = max(abs(mean), *(float(np.abs(part).max()) for part in parts))
+        magnitude = max(abs(mean), *(part.largest for _, part in sums))
         scale[channel] = np.sqrt(variance) if np.sqrt(variance) > _RELATIVE_FLOOR * magnitude else max(1.0, magnitude)
     return loc, scale
+
+
+class _Sums(NamedTuple):
+    total: float
+    largest: float
+    is_flag: bool
+
+
+def _sums(part: NDArray[np.float64]) -> _Sums:
+    return _Sums(float(part.sum()), float(np.abs(part).max()), bool(((part == 0) | (part == 1)).all()))
