@@ -46,6 +46,8 @@ def create_app(settings: ServiceSettings | None = None, source: ModelSource | No
         title="gradcast", version=_version(), summary="Probabilistic forecasts of many time series.", lifespan=_lifespan,
         # The page of the documentation is our own: it works offline.
         docs_url=None, redoc_url=None,
+        # So are traces and metrics; FastAPI's own would be asked for at every request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )  # fmt: skip
     app.state.settings = settings
     app.state.guard = guard = Guard(settings)

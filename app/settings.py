@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -141,6 +142,7 @@ class ServiceSettings(BaseSettings):
         return None if value == "" else value
 
 
+@lru_cache(1024)  # asked of the Host header of every request while the service is open
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address."""
     try:

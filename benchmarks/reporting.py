@@ -33,13 +33,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_results(name: str, table: str, document: dict[str, Any]) -> None:
-    """Print the table; write `results/<name>.md` and `results/<name>.json`."""
+def write_results(name: str, table: str, document: dict[str, Any], is_quiet: bool = False) -> None:
+    """Print the table, unless quiet; write `results/<name>.md` and `results/<name>.json`."""
     RESULTS.mkdir(exist_ok=True)
     described = document["machine"]
     versions = ", ".join(f"{package} {number}" for package, number in described["versions"].items())
     hardware = f"{described['num_cores']} cores of {described['processor']}"
     footer = f"\n{described['date']}, {hardware}, Python {described['python']}, {versions}\n"
-    print(table + footer)
+    if not is_quiet:
+        print(table + footer)
     (RESULTS / f"{name}.md").write_text(f"# {name}\n\n{table}{footer}", encoding="utf-8")
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

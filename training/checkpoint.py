@@ -89,7 +89,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safetensors.safe_open(path, framework="pt") as file:
             document = json.loads((file.metadata() or {})[_DOCUMENT])
             return {name: file.get_tensor(name) for name in file.keys()}, document  # noqa: SIM118  not a dict
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(
             str(path), "a readable checkpoint", f"not: {error}", "Start again without --resume."
         ) from None

@@ -27,6 +27,7 @@ from models.config import (
     SkipName,
 )
 from training.errors import ConfigurationError, Problem
+from training.yaml_text import UNREADABLE_YAML, read_yaml, read_yaml_file
 
 ArchitectureName = Literal[
     "linear", "rnn", "gru", "lstm", "mingru", "minlstm", "segrnn", "dilated_rnn", "dilated_gru", "dilated_lstm"
@@ -408,10 +409,6 @@ def redact_uri(text: str) -> str:
     return _SECRET_PARAMETER.sub(r"\1***", without_user)
 
 
-# Beside bad syntax: a date that does not exist, nesting without end.
-UNREADABLE_YAML = (yaml.YAMLError, ValueError, RecursionError)
-
-
 def load_config(
     path: str | Path | None = None, overrides: Iterable[str] = (), flags: Mapping[str, Any] | None = None
 ) -> TrainingConfig:
@@ -436,7 +433,7 @@ def load_config(
             problems.append(Problem("config_syntax", "--set", f"{override!r} must be dotted.key=value."))
             continue
         try:
-            _assign(tree, key.strip(), yaml.safe_load(text) if text else None)
+            _assign(tree, key.strip(), read_yaml(text) if text else None)
         except (*UNREADABLE_YAML, KeyError):
             problems.append(Problem("config_syntax", f"--set {key}", "must be a dotted key and a YAML value."))
     for key, value in (flags or {}).items():
@@ -487,7 +484,7 @@ def config_keys() -> dict[str, str]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml_file(path)
     except FileNotFoundError:
         raise ConfigurationError([Problem("config_not_found", str(path), "does not exist.")]) from None
     except (OSError, *UNREADABLE_YAML) as error:

@@ -88,7 +88,7 @@ class CheckpointError(GradcastError):
 
 
 class WorkerLostError(GradcastError):
-    """A process of a fit with several workers that ended or cannot be reached."""
+    """A process of a fit or of a bulk forecast that ended or cannot be reached."""
 
     code = "worker_lost"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from models.bundle import Bundle, BundleManifest
 from models.errors import GradcastError
@@ -16,6 +16,7 @@ from models.forecaster import ForecastInputs
 from models.recursive import RecursiveForecaster
 from training.config import DataConfig
 from training.data.panel import Panel, build_panel
+from training.data.timestamps import as_times
 from training.data.windows import WindowStore
 from training.errors import DataError, Problem
 
@@ -62,13 +63,16 @@ class PanelForecast:
         return frame
 
 
-def build_request_panel(manifest: BundleManifest, frame: pd.DataFrame) -> Panel:
+def build_request_panel(
+    manifest: BundleManifest, frame: pd.DataFrame, covariate_fill: Float[np.ndarray, " K"] | None = None
+) -> Panel:
     """Encode recent values the way the model was trained.
 
     Args:
         manifest: Of the model's bundle.
         frame: unique_id, ds, y and the model's covariates. Rows after a series' last real y carry the known-future
             covariates of the horizon.
+        covariate_fill: Value per channel of a covariate not seen yet; None is its mean in the frame.
 
     Returns:
         One series per unique_id.
@@ -86,7 +90,8 @@ def build_request_panel(manifest: BundleManifest, frame: pd.DataFrame) -> Panel:
         fill=manifest.fill,
         irregular=manifest.irregular,
     )
-    return build_panel(frame, config, columns=columns, horizon=manifest.network.horizon, timezone=manifest.timezone)
+    horizon, timezone = manifest.network.horizon, manifest.timezone
+    return build_panel(frame, config, columns, horizon, covariate_fill, timezone)
 
 
 def forecast_panel(bundle: Bundle, panel: Panel) -> PanelForecast:
@@ -103,7 +108,7 @@ def forecast_panel(bundle: Bundle, panel: Panel) -> PanelForecast:
         DataError: If the horizon's known-future covariates are missing.
     """
     with torch.inference_mode():
-        parts = [bundle.forecaster(inputs) for inputs in _last_windows(bundle, panel)]
+        parts = [bundle.forecaster(inputs) for inputs in last_windows(bundle, panel)]
     return PanelForecast(panel, torch.cat(parts).numpy(), bundle.manifest.network.output_levels)
 
 
@@ -134,14 +139,19 @@ def sample_frame(bundle: Bundle, frame: pd.DataFrame, num_paths: int, seed: int)
         )  # fmt: skip
     panel = build_request_panel(bundle.manifest, frame)
     with torch.inference_mode():
-        parts = [forecaster.sample_paths(inputs, num_paths, seed) for inputs in _last_windows(bundle, panel)]
+        parts = [forecaster.sample_paths(inputs, num_paths, seed) for inputs in last_windows(bundle, panel)]
     paths = torch.cat(parts).transpose(1, 2).numpy()
     names = [f"sample_{number}" for number in range(1, num_paths + 1)]
     values = pd.DataFrame(paths.reshape(-1, num_paths), columns=names)
     return pd.concat((_times(panel, paths.shape[1]), values), axis=1)
 
 
-def _last_windows(bundle: Bundle, panel: Panel) -> Iterator[ForecastInputs]:
+def last_windows(bundle: Bundle, panel: Panel) -> Iterator[ForecastInputs]:
+    """The window at the end of every series, in batches of `WINDOWS_PER_BATCH`.
+
+    Raises:
+        DataError: If the horizon's known-future covariates are missing.
+    """
     network = bundle.manifest.network
     store = WindowStore(panel, network.context_length, network.horizon)
     _validate_future(panel, network.horizon)
@@ -150,12 +160,19 @@ def _last_windows(bundle: Bundle, panel: Panel) -> Iterator[ForecastInputs]:
         yield store.gather(series, lengths[series]).inputs
 
 
+def forecast_times(panel: Panel, horizon: int) -> pd.DatetimeIndex | Int64[np.ndarray, " S"]:
+    """Time of every step after every series' end, series by series (S = N x horizon)."""
+    frequency = panel.frequency
+    units, rest = frequency.units(panel.starts.view(np.int64))
+    steps = panel.lengths[:, None] + np.arange(horizon)
+    stamps = frequency.stamps(units[:, None] + steps * frequency.step, rest[:, None])
+    return as_times(stamps.reshape(-1), panel.time_kind, panel.timezone)
+
+
 def _times(panel: Panel, horizon: int) -> pd.DataFrame:
     """unique_id and ds of every step after every series' end."""
-    lengths = np.diff(panel.offsets)
-    times = [pd.Series(panel.timestamps(row, int(length), int(length) + horizon)) for row, length in enumerate(lengths)]
     frame = pd.DataFrame({"unique_id": np.repeat(np.asarray(panel.ids, dtype=object), horizon)})
-    return frame.assign(ds=pd.concat(times, ignore_index=True))
+    return frame.assign(ds=pd.Series(forecast_times(panel, horizon)))
 
 
 def forecast_frame(bundle: Bundle, frame: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 REFRESH_SECONDS = 0.1
+LINE_SECONDS = 10.0
 
 
 class FitProgress(ABC):
@@ -173,3 +174,50 @@ def build_progress(quiet: bool, stream: TextIO = sys.stderr) -> FitProgress:
     if quiet:
         return SILENT_PROGRESS
     return BarProgress(stream) if stream.isatty() else LineProgress(stream)
+
+
+class CountProgress:
+    """How much of a long job is done: a bar on a terminal, a line now and then without one, nothing when quiet.
+
+    Args:
+        quiet: Say nothing.
+        stream: Where to.
+    """
+
+    def __init__(self, quiet: bool, stream: TextIO = sys.stderr) -> None:
+        self.quiet, self.stream = quiet, stream
+        self._bar: Progress | None = None
+
+    def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
+        """Begin a job of `total` units, `done` of which are done already."""
+        self.what, self.total, self.unit = what, total, unit
+        self.done = done
+        self._counts: dict[str, int] = {}
+        self._began = self._last = time.monotonic()
+        if not self.quiet and self.stream.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), TimeRemainingColumn(), _Numbers())
+            self._bar = Progress(*columns, console=Console(file=self.stream), refresh_per_second=8)
+            self._task = self._bar.add_task(what, total=total, completed=done, numbers="")
+            self._bar.start()
+
+    def advance(self, count: int, **counts: int) -> None:
+        """More units are done, and more of whatever else is counted: its rate is shown."""
+        self.done += count
+        for name, value in counts.items():
+            self._counts[name] = self._counts.get(name, 0) + value
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, numbers=self._sentence())
+        elif not self.quiet and (time.monotonic() - self._last > LINE_SECONDS or self.done == self.total):
+            self._last = time.monotonic()
+            print(f"{self.what}  {self._sentence()}", file=self.stream, flush=True)
+
+    def stop(self) -> None:
+        """The job is over."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _sentence(self) -> str:
+        seconds = max(time.monotonic() - self._began, 1e-6)
+        rates = [f"{value:,} {name} ({value / seconds:,.0f}/s)" for name, value in self._counts.items()]
+        return "  ".join((f"{self.done:,}/{self.total:,} {self.unit}", *rates))

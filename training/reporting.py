@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +17,7 @@ from models.config import NETWORK_CONFIG_ADAPTER
 from models.initialization import GATES
 from training.backtest import BacktestResult
 from training.conformal import CalibrationReport
-from training.data.context import write_context
+from training.data.context import MAX_CONTEXT_BYTES, context_bytes, write_context
 from training.data.panel import Panel
 from training.data.splits import Splits
 from training.evaluation import baseline_metrics, finite_metrics
@@ -35,6 +36,8 @@ from training.report.view import write_view
 from training.report.words import Unit
 from training.run_directory import RunDirectory
 from training.tracking.tracker import NOOP_TRACKER, DatasetDescription, RunDescription, Tracker
+
+logger = logging.getLogger(__name__)
 
 
 def describe_run(prepared: Prepared, run: RunDirectory, tags: Mapping[str, str] | None = None) -> RunDescription:
@@ -137,7 +140,11 @@ def extra_files(prepared: Prepared) -> dict[str, bytes]:
     """Files of the bundle besides weights and description: the last rows of every series, unless they are unwanted."""
     if not prepared.config.data.keep_context:
         return {}
-    return {"context.parquet": write_context(prepared.panel, None, prepared.forecaster.config.context_length)}
+    length = prepared.forecaster.config.context_length
+    if context_bytes(prepared.panel, length) > MAX_CONTEXT_BYTES:
+        logger.warning("too many last rows to be kept in the bundle: whoever asks for a forecast must bring the past of a series")
+        return {}
+    return {"context.parquet": write_context(prepared.panel, None, length)}
 
 
 def write_gradients(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from app.access.audit import FILE as AUDIT_FILE
@@ -137,6 +138,7 @@ def _who(caller: Caller) -> dict[str, str | None]:
     return {"name": caller.name or None, "key_id": caller.key.id if caller.key is not None else None}
 
 
+@lru_cache(1024)
 def _host_name(host: bytes) -> str:
     text = host.decode("latin-1").lower()
     name, _, port = text.rpartition(":")

@@ -186,7 +186,8 @@ class DatasetStore:
     def _inspect(self, incoming: Path, content: Path, options: UploadOptions) -> dict[str, Any]:
         columns, output, log = (incoming / name for name in ("columns.json", "inspection.json", "inspection.log"))
         columns.write_text(json.dumps(options.columns()), encoding="utf-8")
-        command = [*PYTHON, "-m", "app.jobs.inspection", str(content), str(columns), str(output)]
+        words = (content, columns, output, self._limits.memory_bytes)
+        command = [*PYTHON, "-m", "app.jobs.inspection", *map(str, words)]
         with log.open("wb") as errors:
             ended = run_limited(command, self._limits, subprocess.DEVNULL, errors)
         if ended.reason != "exit":

@@ -1,8 +1,9 @@
 """Audits an uploaded file as `gradcast validate` does, and keeps its end for the page. A process of its own.
 
-    python -m app.jobs.inspection FILE COLUMNS.json OUTPUT.json
+    python -m app.jobs.inspection FILE COLUMNS.json OUTPUT.json MEMORY_BYTES
 
-A hostile file costs this process its time or its memory, and the service nothing.
+A hostile file costs this process its time or its memory, and the service nothing. What would unpack to more than that memory is
+refused before.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from training.config import DataConfig, load_config
 from training.data.audit import Audit, audit_file
 from training.data.panel import Panel, load_panel
+from training.data.unpacked import lower_unpacked_limit
 
 MAX_SERIES, MAX_STEPS = 24, 600
 MAX_PROBLEMS = 50
@@ -94,7 +96,8 @@ def _time(time: Any) -> str | int:
 
 def main(arguments: list[str]) -> None:
     """Inspect, and write what was found."""
-    path, columns, output = (Path(word) for word in arguments)
+    path, columns, output = (Path(word) for word in arguments[:3])
+    lower_unpacked_limit(int(arguments[3]))
     config = DataConfig.model_validate_json(columns.read_bytes())
     output.write_text(json.dumps(inspect(path, config)), encoding="utf-8")
 

@@ -28,7 +28,7 @@ async def readyz(
 ) -> ReadyBody:
     """200 while every model asked for is loaded and requests are admitted, else 503 with the same members.
 
-    A model that keeps serving because its newer version is broken is ready; `last_error` says what is wrong.
+    A model that keeps serving because its newer version is broken is ready: `is_degraded`, and its `last_error` says why.
     """
     body = build_readiness(catalog, engine)
     if body.status != "ready":
@@ -41,9 +41,11 @@ async def readyz(
 def build_readiness(catalog: Catalog, engine: InferenceEngine) -> ReadyBody:
     """The state of models, source and queue."""
     is_able = catalog.is_ready and engine.is_alive
+    models = [_model_readiness(catalog, name) for name in catalog.served_names]
     return ReadyBody(
         status="draining" if engine.is_draining else "ready" if is_able else "not_ready",
-        models=[_model_readiness(catalog, name) for name in catalog.served_names],
+        is_degraded=catalog.source_error is not None or any(model.is_ready and model.last_error for model in models),
+        models=models,
         source=SourceReadiness(
             kind=catalog.source.kind,
             has_answered=catalog.has_polled and catalog.source_error is None,

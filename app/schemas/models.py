@@ -103,6 +103,8 @@ class ReadyBody(BaseModel):
 
     status: str
     """ready, not_ready or draining."""
+    is_degraded: bool
+    """Whether something is wrong that does not stop forecasts: a newer version that cannot be loaded, a registry that is away."""
     models: list[ModelReadiness]
     source: SourceReadiness
     queue_windows: int

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from app.errors import ProblemError
 
@@ -26,17 +27,27 @@ FIRST_WEIGHT = 16.0
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A request's place in the queue.
+    """A request's place in the queue, given back when its `with` ends.
 
     Attributes:
+        admission: Where the place is.
         num_windows: Windows it counts for.
         begin: When it was admitted.
         is_answered: Whether its time says how long work takes; set by whoever answers it.
     """
 
+    admission: Admission
     num_windows: int
     begin: float
     is_answered: bool = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.admission.release(self)
 
 
 class Admission:
@@ -91,9 +102,8 @@ class Admission:
         if total > self._max_queue_windows or self.expected_wait_seconds > allowed:
             raise self._queue_full()
 
-    @contextmanager
-    def hold(self, num_bytes: int) -> Iterator[Ticket]:
-        """Hold a place for a request whose body is here.
+    def hold(self, num_bytes: int) -> Ticket:
+        """Take a place for a request whose body is here; to be used in a `with`.
 
         Args:
             num_bytes: Its size.
@@ -102,12 +112,9 @@ class Admission:
             ProblemError: See `validate_open`.
         """
         self.validate_open(num_bytes)
-        ticket = Ticket(self._expected_windows(num_bytes), self._clock())
+        ticket = Ticket(self, self._expected_windows(num_bytes), self._clock())
         self.admitted_windows += ticket.num_windows
-        try:
-            yield ticket
-        finally:
-            self._release(ticket)
+        return ticket
 
     def resize(self, ticket: Ticket, num_bytes: int, num_windows: int) -> None:
         """Count a request for what it turned out to hold.
@@ -127,7 +134,8 @@ class Admission:
         self.admitted_windows = others + num_windows
         ticket.num_windows = num_windows
 
-    def _release(self, ticket: Ticket) -> None:
+    def release(self, ticket: Ticket) -> None:
+        """Give a place back, and learn from an answered request how long a window takes."""
         self.admitted_windows -= ticket.num_windows
         if ticket.is_answered:
             # Time between two answers while there is work; what lay idle before the request is none.

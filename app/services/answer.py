@@ -10,6 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.services.encoding import EncodedSeries
+from app.services.filling import is_whole
 from app.services.levels import Levels
 from app.services.loading import Resolved
 from app.services.series_error import SeriesError
@@ -88,7 +89,7 @@ def build_answer(
         horizon: H.
         timeline: The model's time.
     """
-    if not all(np.isfinite(rows).all() for rows in values):
+    if not all(map(is_whole, values)):
         is_good = np.all([np.isfinite(rows).all(axis=1) for rows in values], axis=0)
         outcomes, values = _without(outcomes, ~is_good), [rows[is_good] for rows in values]
     return Answer(found, unique_ids, outcomes, values, levels, horizon, timeline)

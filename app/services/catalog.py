@@ -214,6 +214,8 @@ class Catalog:
     def poll(self) -> None:
         """Look at the source once and converge on it. Never raises."""
         with self._lock:
+            if not self.has_polled and self._snapshot is not None:
+                self._restore(self._snapshot)  # asking a registry takes seconds in which nobody would be answered
             try:
                 listings = self.source.list_models()
             except Exception as error:  # noqa: BLE001  the same
@@ -236,8 +238,6 @@ class Catalog:
             logger.warning("the %s does not answer; serving what is loaded: %s", self.source.kind, message)
         self._source_error = message
         self._metrics.source_up.set(0)
-        if not self._loaded and self._snapshot is not None:
-            self._restore(self._snapshot)
 
     def _restore(self, snapshot: CatalogSnapshot) -> None:
         listings = self._served(snapshot.read_listings())

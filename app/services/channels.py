@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from app.services.encoding import History, Warnings
 
 ROLES = ("futr_exog", "hist_exog", "stat_exog")
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MISSING, _UNSEEN = -1, -2
 
 
@@ -198,6 +199,8 @@ def _warn_unseen(warnings: Warnings, name: str) -> None:
 
 
 def _narrow(wide: NDArray[np.float64], path: str) -> NDArray[np.float32]:
+    if wide.dot(wide) < FLOAT32_MAX:  # of whole and ordinary values, as most are: none can overflow
+        return wide.astype(np.float32)
     with np.errstate(over="ignore"):
         narrow = wide.astype(np.float32)
     if np.isinf(narrow).any():

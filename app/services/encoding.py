@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from app.schemas.forecast import SeriesRequest
 from app.services.channels import ChannelReader
 from app.services.context import ContextStore
-from app.services.filling import fill_values
+from app.services.filling import fill_values, is_whole
 from app.services.series_error import SeriesError
 from app.services.timeline import Timeline
 from app.services.times import Grid
@@ -234,14 +234,14 @@ class RequestEncoder:
 
     def _window(self, history: History, path: str) -> EncodedSeries:
         length, horizon = self._network.context_length, self._network.horizon
-        y, is_given = fill_values(history.y, self._fill, f"{path}.y")
-        count = len(y)
-        if count >= length and is_given[count - length :].all():
+        count = len(history.y)
+        if count >= length and is_whole(history.y):
             # Whole and long enough, as most are: the last rows are the window.
-            first, observed, context = count - length, self._all_observed, y[count - length :]
+            first, observed, context = count - length, self._all_observed, history.y[count - length :]
             rows = np.arange(first, count + horizon) if self._has_covariates else _NO_ROWS
             warnings: Warnings = {}
         else:
+            y, is_given = fill_values(history.y, self._fill, f"{path}.y")
             seen = ~np.isnan(y)
             first_seen = int(seen.argmax()) if seen.any() else count
             if not seen[max(0, count - length) :].any():

@@ -77,8 +77,10 @@ class InferenceEngine:
         self._metrics = metrics
         self._max_batch_windows = max_batch_windows
         self._num_threads = num_threads
+        # What one turn of the event loop brought is handed over at once: waking the thread costs as much as a window.
+        self._arrived: list[_Work] = []
         # None = no more will come. Its lock is held for an instant only: the event loop never waits for the batch.
-        self._waiting: SimpleQueue[_Work | None] = SimpleQueue()
+        self._waiting: SimpleQueue[list[_Work] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="gradcast-inference", daemon=True)
         metrics.queue_windows.set_function(lambda: admission.admitted_windows)
 
@@ -131,14 +133,20 @@ class InferenceEngine:
         Raises:
             TimeoutError: If the deadline passes first.
         """
-        if inputs.context.shape[0] == 1 and network.seconds <= MAX_INLINE_SECONDS:
+        if self.admission.admitted_windows <= 1 and inputs.context.shape[0] == 1 and network.seconds <= MAX_INLINE_SECONDS:
             await asyncio.sleep(0)  # whoever has arrived by now takes a place first
             if self.admission.admitted_windows <= 1 and time.monotonic() < deadline:
                 return self._forward(label, network, inputs)
         loop = asyncio.get_running_loop()
         work = _Work(label, network, inputs, deadline, loop, loop.create_future())
-        self._waiting.put(work)
+        if not self._arrived:
+            loop.call_soon(self._hand_over)
+        self._arrived.append(work)
         return await work.future
+
+    def _hand_over(self) -> None:
+        works, self._arrived = self._arrived, []
+        self._waiting.put(works)
 
     def _run(self) -> None:
         # OMP_NUM_THREADS binds every thread; this binds at least the one that computes, also when torch came first.
@@ -149,13 +157,13 @@ class InferenceEngine:
 
     def _drain(self) -> list[_Work] | None:
         """Whatever waits; None once there will be no more."""
-        works = [self._waiting.get()]
+        groups = [self._waiting.get()]
         with contextlib.suppress(Empty):
             while True:
-                works.append(self._waiting.get_nowait())
-        if None in works:
+                groups.append(self._waiting.get_nowait())
+        if None in groups:
             self._waiting.put(None)  # for the next call, which finds nothing else
-        return [work for work in works if work is not None] or None
+        return [work for group in groups if group is not None for work in group] or None
 
     def _run_batch(self, batch: Sequence[_Work]) -> None:
         live = [work for work in batch if self._is_wanted(work)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,15 @@ from numpy.typing import NDArray
 from app.services.series_error import SeriesError
 from training.config import FillPolicy
 from training.data.assembly import fill_missing
+
+
+def is_whole(values: NDArray[Any]) -> bool:
+    """Whether every value is a number, found in one product: a missing or infinite one spoils it.
+
+    Numbers whose squares overflow spoil it as well: a yes is certain, a no is a reason to look at each.
+    """
+    flat = values.ravel()
+    return bool(flat.dot(flat) < np.inf)
 
 
 class FilledValues(NamedTuple):

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -116,21 +117,23 @@ class ForecastService:
         """
         admission = self._engine.admission
         with admission.hold(num_bytes) as ticket:
-            request = await self._run(is_small, parse)
+            request = parse() if is_small else await self._run_aside(parse)
             num_series = len(request.series)
             if num_series > self._settings.max_series:
                 detail = f"A request must hold at most {self._settings.max_series} series. Send several requests."
                 raise ProblemError("too_many_series", detail, [FieldProblem("series", "too_many_series", detail)])
             admission.resize(ticket, num_bytes, num_series)
             found = await self._find(request.model)
-            prepared = await self._run(is_small, lambda: self._prepare(request, found.model))
+            prepare = partial(self._prepare, request, found.model)
+            prepared = prepare() if is_small else await self._run_aside(prepare)
             if prepared.inputs is None:
                 raise self._nothing_to_forecast(prepared.outcomes)
             model = found.model
             quantiles = await self._engine.forecast(model.version.name, model.network, prepared.inputs, deadline)
-            answer = await self._run(is_small, lambda: render(self._answer(request, found, prepared, quantiles)))
+            answer = partial(self._answer, request, found, prepared, quantiles, render)
+            content = answer() if is_small else await self._run_aside(answer)
             ticket.is_answered = True
-            return answer
+            return content
 
     async def forecast_json(self, body: bytes, encoding: str | None, deadline: float) -> bytes:
         """JSON in, JSON out; see `forecast`.
@@ -149,9 +152,7 @@ class ForecastService:
         is_small = num_bytes <= MAX_INLINE_BYTES
         return await self.forecast(lambda: parse_request(body), num_bytes, is_small, deadline, render_json)
 
-    async def _run(self, is_small: bool, work: Callable[[], T]) -> T:
-        if is_small:
-            return work()
+    async def _run_aside(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._preparers, work)
 
     async def _find(self, reference: str | None) -> Resolved:
@@ -200,8 +201,13 @@ class ForecastService:
         return ProblemError("nothing_to_forecast", detail, fields)
 
     def _answer(
-        self, request: ForecastRequest, found: Resolved, prepared: Prepared, quantiles: NDArray[np.float32]
-    ) -> Answer:
+        self,
+        request: ForecastRequest,
+        found: Resolved,
+        prepared: Prepared,
+        quantiles: NDArray[np.float32],
+        render: Callable[[Answer], T],
+    ) -> T:
         levels, horizon = prepared.levels, prepared.horizon
         values = levels.read(quantiles[:, :, :horizon], found.model.manifest.network.output_levels)
         answer = build_answer(
@@ -214,7 +220,7 @@ class ForecastService:
             for outcome in answer.outcomes:
                 if isinstance(outcome, SeriesError):
                     self._metrics.series_errors.labels(outcome.code).inc()
-        return answer
+        return render(answer)
 
 
 def parse_request(body: bytes) -> ForecastRequest:

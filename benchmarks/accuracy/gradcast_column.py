@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from command import gradcast
 
 
 def write_rows(series: list[Any], path: Path, until_train_end: bool) -> list[str]:
@@ -35,15 +35,6 @@ def write_rows(series: list[Any], path: Path, until_train_end: bool) -> list[str
         frames.append(pd.DataFrame({"unique_id": one.id, "ds": one.ds[:end], "y": one.y_raw[:end], **columns}))
     pd.concat(frames, ignore_index=True).to_parquet(path, index=False)
     return names
-
-
-def gradcast(*arguments: str) -> Any:
-    """Run the command as a user does; its one JSON document."""
-    command = [sys.executable, "-m", "training", *arguments, "--json", "--quiet"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise RuntimeError(result.stderr[-2000:])
-    return json.loads(result.stdout)
 
 
 def run(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 NUM_SERIES, NUM_ROWS = 100, 2000
-CONTEXT_LENGTH, HORIZON, BATCH_SIZE = 96, 24, 64
+HORIZON, BATCH_SIZE = 24, 64
 LEARNING_RATE = 1e-3
 FIRST_HOUR = "2020-01-01"
 STARTED = time.perf_counter()
@@ -35,6 +35,7 @@ def read_arguments() -> argparse.Namespace:
     """Options that every worker understands."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--variant", default="")
+    parser.add_argument("--context-length", type=int, default=96)
     parser.add_argument("--hidden-size", type=int, default=64)
     parser.add_argument("--num-layers", type=int, default=1)
     parser.add_argument("--steps", type=int, default=300)

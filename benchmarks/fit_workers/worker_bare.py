@@ -11,7 +11,6 @@ import time
 
 from fit_job import (
     BATCH_SIZE,
-    CONTEXT_LENGTH,
     HORIZON,
     LEARNING_RATE,
     NUM_ROWS,
@@ -46,7 +45,7 @@ class LinearHead(torch.nn.Module):
         self.head = torch.nn.Linear(arguments.hidden_size, HORIZON)
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
-        """Forecast (B, HORIZON) from a context (B, CONTEXT_LENGTH)."""
+        """Forecast (B, HORIZON) from a context (B, context_length)."""
         output, _ = self.lstm(context[..., None])
         return self.head(output[:, -1])
 
@@ -62,7 +61,7 @@ class SameNetwork(torch.nn.Module):
         self.head = torch.nn.Linear(64, 1)
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
-        """Forecast (B, HORIZON) from a context (B, CONTEXT_LENGTH)."""
+        """Forecast (B, HORIZON) from a context (B, context_length)."""
         output, _ = self.lstm(torch.stack((context, torch.ones_like(context)), dim=-1))
         steps = torch.relu(self.steps(output[:, -1])).view(-1, HORIZON, 16)
         return self.head(torch.relu(self.mixer(steps)))[..., 0]
@@ -74,8 +73,8 @@ def main() -> None:
     torch.manual_seed(0)
     started = time.perf_counter()
     values = torch.from_numpy(build_values()).reshape(-1)
-    windows_per_series = NUM_ROWS - CONTEXT_LENGTH - HORIZON + 1
-    offsets = torch.arange(CONTEXT_LENGTH + HORIZON)
+    windows_per_series = NUM_ROWS - arguments.context_length - HORIZON + 1
+    offsets = torch.arange(arguments.context_length + HORIZON)
     network = LinearHead() if "linear" in variant else SameNetwork()
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     prepare_seconds = time.perf_counter() - started
@@ -84,7 +83,7 @@ def main() -> None:
         series = torch.randint(NUM_SERIES, (BATCH_SIZE, 1))
         first = torch.randint(windows_per_series, (BATCH_SIZE, 1))
         window = values[series * NUM_ROWS + first + offsets]
-        loss = torch.nn.functional.l1_loss(network(window[:, :CONTEXT_LENGTH]), window[:, CONTEXT_LENGTH:])
+        loss = torch.nn.functional.l1_loss(network(window[:, :arguments.context_length]), window[:, arguments.context_length:])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

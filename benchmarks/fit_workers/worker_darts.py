@@ -7,7 +7,6 @@ import warnings
 
 from fit_job import (
     BATCH_SIZE,
-    CONTEXT_LENGTH,
     FIRST_HOUR,
     HORIZON,
     LEARNING_RATE,
@@ -36,7 +35,7 @@ series = [TimeSeries.from_times_and_values(hours, values[:, None]) for values in
 clock = StepClock(arguments.warm_up)
 model = BlockRNNModel(
     model="LSTM",
-    input_chunk_length=CONTEXT_LENGTH,
+    input_chunk_length=arguments.context_length,
     output_chunk_length=HORIZON,
     hidden_dim=arguments.hidden_size,
     n_rnn_layers=arguments.num_layers,

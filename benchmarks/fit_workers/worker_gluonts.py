@@ -9,7 +9,6 @@ import warnings
 
 from fit_job import (
     BATCH_SIZE,
-    CONTEXT_LENGTH,
     FIRST_HOUR,
     HORIZON,
     LEARNING_RATE,
@@ -40,7 +39,7 @@ with tempfile.TemporaryDirectory() as directory:
     estimator = DeepAREstimator(
         freq="h",
         prediction_length=HORIZON,
-        context_length=CONTEXT_LENGTH,
+        context_length=arguments.context_length,
         num_layers=arguments.num_layers,
         hidden_size=arguments.hidden_size,
         dropout_rate=0.0,

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from fit_job import (
     BATCH_SIZE,
-    CONTEXT_LENGTH,
     FIRST_HOUR,
     HORIZON,
     LEARNING_RATE,
@@ -44,7 +43,7 @@ from training.progress import SILENT_PROGRESS  # noqa: E402
 from training.run_directory import RunDirectory  # noqa: E402
 
 import_seconds = time.perf_counter() - STARTED
-COMMON_JOB = {"head": "point", "scaler": "none"}
+COMMON_JOB = {"head": "point", "scaler": "none", "skip": "none"}
 
 
 def main() -> None:
@@ -63,7 +62,7 @@ def main() -> None:
         frame.to_parquet(Path(directory) / "panel.parquet", index=False)
         started = time.perf_counter()
         shape = {
-            "context_length": CONTEXT_LENGTH,
+            "context_length": arguments.context_length,
             "horizon": HORIZON,
             "hidden_size": arguments.hidden_size,
             "num_layers": arguments.num_layers,

@@ -7,7 +7,6 @@ import warnings
 
 from fit_job import (
     BATCH_SIZE,
-    CONTEXT_LENGTH,
     FIRST_HOUR,
     HORIZON,
     LEARNING_RATE,
@@ -43,7 +42,7 @@ frame = pd.DataFrame(
 clock = StepClock(arguments.warm_up)
 model = LSTM(
     h=HORIZON,
-    input_size=CONTEXT_LENGTH,
+    input_size=arguments.context_length,
     encoder_n_layers=arguments.num_layers,
     encoder_hidden_size=arguments.hidden_size,
     encoder_dropout=0.0,

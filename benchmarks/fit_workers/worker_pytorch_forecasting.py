@@ -8,7 +8,6 @@ import warnings
 
 from fit_job import (
     BATCH_SIZE,
-    CONTEXT_LENGTH,
     HORIZON,
     LEARNING_RATE,
     NUM_ROWS,
@@ -47,8 +46,8 @@ dataset = TimeSeriesDataSet(
     time_idx="row",
     target="y",
     group_ids=["series"],
-    min_encoder_length=CONTEXT_LENGTH,
-    max_encoder_length=CONTEXT_LENGTH,
+    min_encoder_length=arguments.context_length,
+    max_encoder_length=arguments.context_length,
     min_prediction_length=HORIZON,
     max_prediction_length=HORIZON,
     time_varying_unknown_reals=["y"],

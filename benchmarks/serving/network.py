@@ -50,12 +50,13 @@ def write_all(directory: Path) -> None:
     torch.manual_seed(0)
     safetensors.torch.save_file(BareLSTM().state_dict(), directory / WEIGHTS)
     for size in SIZES:
-        _write_requests(directory, size)
-    _write_bundle(directory / "bundle")
+        write_requests(directory, size)
+    write_bundle(directory / "bundle")
     _write_mlflow_model(directory)
 
 
-def _write_requests(directory: Path, size: int) -> None:
+def write_requests(directory: Path, size: int) -> None:
+    """Write a request of `size` series for every kind of server."""
     generator = np.random.default_rng(0)
     steps = np.arange(CONTEXT_LENGTH)
     level, phase = generator.uniform(5, 50, (size, 1)), generator.uniform(0, 6, (size, 1))
@@ -74,7 +75,8 @@ def _write_requests(directory: Path, size: int) -> None:
         (directory / f"{name}-{size}.json").write_text(json.dumps(body, separators=(",", ":")))
 
 
-def _write_bundle(directory: Path) -> None:
+def write_bundle(directory: Path) -> None:
+    """Write a bundle of a network of that size; every call draws other weights."""
     from models.bundle import BundleManifest, save_bundle
     from models.config import LSTMConfig
     from models.registry import build_forecaster

@@ -318,3 +318,29 @@ def test_the_api_page_reads_as_text_and_sends_requests(opened, site):
     models.locator("form button").click()
     models.locator("form pre").wait_for()
     assert '"hourly"' in models.locator("form pre").inner_text()
+
+
+def test_a_new_version_that_cannot_be_loaded_is_said_above_everything(chromium, tmp_path):
+    """The page says which version goes on answering, and why the new one does not."""
+    write_bundle(tmp_path / "store" / "hourly" / "1")
+    # A leading dot marks what is still being written.
+    staging = write_bundle(tmp_path / "store" / "hourly" / ".2")
+    weights = staging / "weights.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    settings = ServiceSettings(
+        bundle=tmp_path / "store", jobs_directory=tmp_path / "jobs", job_workers=0, poll_seconds=0.1, open="always"
+    )
+    with running(settings) as address:
+        staging.rename(tmp_path / "store" / "hourly" / "2")
+        page = chromium.new_page()
+        trouble = page.locator("#trouble [role=alert]")
+        for _ in range(100):
+            page.goto(address)
+            page.locator("#models article").wait_for()
+            if trouble.count():
+                break
+            page.wait_for_timeout(100)
+        assert "hourly goes on answering with version 1. Version 2:" in trouble.inner_text()
+        assert page.locator("#models .badge").first.inner_text() == "healthy"
+        page.close()

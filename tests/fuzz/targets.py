@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
+import gzip
 import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from app.main import create_app
-from app.settings import ServiceSettings
+import safetensors.torch
+import torch
+import zstandard
+
+from app.errors import ProblemError
+from app.services.unpacking import DECODERS, unpack
 from models.bundle import BundleManifest, load_bundle, manifest_hash, save_bundle
 from models.config import GRUConfig
 from models.errors import BundleError
 from models.registry import build_forecaster
-from tests.integration.service.service_bundles import write_bundle
+from training.checkpoint import read_checkpoint
 from training.config import DataConfig, TrainingConfig, build_config, load_config
 from training.data.audit import audit_file
 from training.data.panel import load_panel
-from training.errors import ConfigurationError, DataError
+from training.errors import CheckpointError, ConfigurationError, DataError
 
 Target = Callable[[bytes], str]
 ENDINGS = (".csv", ".csv", ".csv.gz", ".parquet", ".tsf")
-# Statuses that are an answer; 500 is a crash.
-MAX_ANSWER_BYTES = 1 << 20
 
 
 class CrashError(AssertionError):
@@ -85,148 +85,80 @@ class BundleTarget:
         self._original, self._victim = folder / "original", folder / "victim"
         config = GRUConfig(context_length=6, horizon=2, hidden_size=3)
         save_bundle(self._original, build_forecaster(config), BundleManifest(network=config, freq="h", season_length=4))
+        shutil.copytree(self._original, self._victim)
+        self._contents = {name: (self._original / name).read_bytes() for name in self.FILES}
 
     def seeds(self) -> list[bytes]:
         """Every file as it is."""
         return [bytes([index]) + (self._original / name).read_bytes() for index, name in enumerate(self.FILES)]
 
     def __call__(self, data: bytes) -> str:
-        shutil.rmtree(self._victim, ignore_errors=True)
-        shutil.copytree(self._original, self._victim)
         name = self.FILES[data[0] % len(self.FILES)] if data else self.FILES[0]
         (self._victim / name).write_bytes(data[1:])
-        self._make_hashes_right()
+        self._make_hashes_right(name, data[1:])
         try:
             load_bundle(self._victim)
         except BundleError as error:
             return error.where.rpartition("/")[2][:40] + error.contract[:24]
+        finally:
+            (self._victim / name).write_bytes(self._contents[name])
         return "loaded"
 
-    def _make_hashes_right(self) -> None:
+    def _make_hashes_right(self, changed: str, content: bytes) -> None:
         path = self._victim / "bundle.json"
         try:
-            document = json.loads(path.read_bytes())
-            document["sha256"] = {
-                name: hashlib.sha256((self._victim / name).read_bytes()).hexdigest() for name in self.FILES[1:]
-            }
+            document = json.loads(content if changed == "bundle.json" else self._contents["bundle.json"])
+            contents = self._contents | {changed: content}
+            document["sha256"] = {name: hashlib.sha256(contents[name]).hexdigest() for name in self.FILES[1:]}
             document["manifest_sha256"] = manifest_hash(document)
             path.write_text(json.dumps(document))
         except (ValueError, TypeError, RecursionError):
             return
 
 
-@dataclass(frozen=True)
-class Route:
-    """A method and a path whose `{}` are filled from the input."""
+class PackedBodyTarget:
+    """A compressed request body: first byte names the encoding; it unpacks to at most the limit, or is refused."""
 
-    method: str
-    path: str
-
-
-class RoutesTarget:
-    """First byte: route; up to a line feed: what its path and query hold; the rest is the body."""
-
-    ROUTES = tuple(
-        Route(*words.split())
-        for words in (
-            "POST /forecast", "POST /forecast", "POST /forecast", "POST /jobs", "GET /jobs/{}", "POST /jobs/{}/cancel",
-            "POST /jobs/{}/resume", "GET /datasets/{}", "DELETE /datasets/{}", "GET /models/{}", "POST /models/{}/promote",
-            "GET /runs/{}/gradients", "GET /{}", "POST /v1/{}", "GET /jobs/{}/events", "GET /datasets/{}/preview",
-            "POST /datasets",
-        )
-    )  # fmt: skip
-
-    def __init__(self, folder: Path) -> None:
-        write_bundle(folder / "bundles" / "plain" / "1")
-        settings = ServiceSettings(
-            bundle=folder / "bundles", poll_seconds=1000.0, jobs_directory=folder / "jobs", job_workers=0,
-            max_body_bytes=1 << 18, request_timeout_seconds=4.0, max_waiting_jobs=5, max_datasets_bytes=1,
-        )  # fmt: skip
-        self._app = create_app(settings)
-        self._loop = asyncio.new_event_loop()
-        self._lifespan = self._app.router.lifespan_context(self._app)
-        self._loop.run_until_complete(self._lifespan.__aenter__())
-        self._loop.run_until_complete(self._wait_ready())
-
-    def close(self) -> None:
-        """End the application."""
-        self._loop.run_until_complete(self._lifespan.__aexit__(None, None, None))
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
-        self._loop.close()
+    MAX_BYTES = 1 << 20
 
     def __call__(self, data: bytes) -> str:
-        route = self.ROUTES[data[0] % len(self.ROUTES)] if data else self.ROUTES[0]
-        filled, _, body = data[1:].partition(b"\n")
-        text = filled.decode("utf-8", "replace")
-        status, headers, content = self._loop.run_until_complete(self._request(route, text, body))
-        return self._judge(status, headers, content)
+        encoding = sorted(DECODERS)[(data[0] if data else 0) % len(DECODERS)]
+        try:
+            content = unpack(data[1:], encoding, self.MAX_BYTES)
+        except ProblemError as error:
+            return f"{encoding} {error.code}"
+        if len(content) > self.MAX_BYTES:
+            raise CrashError(f"unpacked to {len(content)} bytes")
+        return f"{encoding} {len(content).bit_length()}"
 
     @staticmethod
-    def _judge(status: int, headers: Mapping[str, str], content: bytes) -> str:
-        if status == 500 or status < 200:
-            raise CrashError(f"status {status}: {content[:300]!r}")
-        if len(content) > MAX_ANSWER_BYTES:
-            raise CrashError(f"an answer of {len(content)} bytes")
-        if status >= 400:
-            document = json.loads(content)
-            if headers.get("content-type") != "application/problem+json" or not document.get("code"):
-                raise CrashError(f"an error that is no problem document: {content[:200]!r}")
-            return f"{status} {document['code']}"
-        if "json" in headers.get("content-type", ""):
-            json.loads(content, parse_constant=_refuse_constant)
-        return str(status)
+    def seeds() -> list[bytes]:
+        """Both encodings, one frame and several, small and beyond the limit."""
+        packs: list[Callable[[bytes], bytes]] = [gzip.compress, zstandard.ZstdCompressor().compress]
+        contents = (b"", b'{"model": "plain"}', b"0" * (2 << 20))
+        whole = [(index, pack(content)) for index, pack in enumerate(packs) for content in contents]
+        return [bytes([index]) + packed * count for index, packed in whole for count in (1, 3)]
 
-    async def _request(self, route: Route, text: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        path, _, query = route.path.replace("{}", text).partition("?")
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": route.method, "scheme": "http",
-            "path": path, "raw_path": path.encode("utf-8", "replace"), "query_string": query.encode("utf-8", "replace"),
-            "root_path": "", "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
-            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000), "state": {},
-        }  # fmt: skip
-        pieces = [body[start : start + 4096] for start in range(0, len(body), 4096)] or [b""]
-        sent = iter([{"type": "http.request", "body": piece, "more_body": True} for piece in pieces])
-        answer: dict[str, Any] = {"status": 0, "headers": {}, "content": b""}
 
-        async def receive() -> dict[str, Any]:
-            return next(sent, None) or {"type": "http.request", "body": b"", "more_body": False}
+class CheckpointTarget:
+    """The file that a training resumes from: up to a line feed its header, whose length is made right; the rest is tensors."""
 
-        async def send(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                answer["status"] = message["status"]
-                answer["headers"] = {key.decode().lower(): value.decode() for key, value in message["headers"]}
-            else:
-                answer["content"] += message.get("body", b"")
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "last.safetensors"
 
-        # What the server reports after an answer with 500 is raised again by the framework; the answer is what counts.
+    def __call__(self, data: bytes) -> str:
+        header, _, tensors = data.partition(b"\n")
+        self._path.write_bytes(len(header).to_bytes(8, "little") + header + tensors)
         try:
-            await self._app(scope, receive, send)
-        except Exception as error:
-            raise CrashError(f"{route.method} {route.path}: {type(error).__name__}: {error}"[:500]) from error
-        return answer["status"], answer["headers"], answer["content"]
+            read_checkpoint(self._path)
+        except CheckpointError as error:
+            return str(error).rpartition("but is")[2][:24]
+        return "loaded"
 
-    async def _wait_ready(self) -> None:
-        for _ in range(2000):
-            status, _, _ = await self._request(Route("GET", "/readyz"), "", b"")
-            if status == 200:
-                return
-            await asyncio.sleep(0.02)
-        raise RuntimeError("the service never became ready")
-
-
-def _refuse_constant(name: str) -> float:
-    raise CrashError(f"{name} in an answer")
-
-
-def build_targets(folder: Path) -> dict[str, Target]:
-    """Every target, with a place of its own."""
-    makers: dict[str, Callable[[Path], Target]] = {
-        "reader": ReaderTarget, "config": ConfigTarget, "bundle": BundleTarget, "routes": RoutesTarget,
-    }  # fmt: skip
-    targets = {}
-    for name, make in makers.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        targets[name] = make(folder / name)
-    return targets
-
-
+    @staticmethod
+    def seeds() -> list[bytes]:
+        """A file as a training writes it."""
+        tensors = {"network.weight": torch.ones(2, 3), "optimizer.0.step": torch.tensor(3.0)}
+        content = safetensors.torch.save(tensors, metadata={"gradcast": '{"step": 3, "losses": [1.0, Infinity]}'})
+        end = 8 + int.from_bytes(content[:8], "little")
+        return [content[8:end] + b"\n" + content[end:]]

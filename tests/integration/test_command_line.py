@@ -59,8 +59,10 @@ def test_train_promote_forecast_and_backtest_from_the_registry(data: Path) -> No
     code, model = gradcast("models", "promote", "waves", "1", "chosen")
     assert code == 0
     assert model["aliases"]["chosen"] == 1
-    code, forecast = gradcast("forecast", "--model", "waves@chosen", "--data", str(data))
+    output = data.with_name("forecast.parquet")
+    code, forecast = gradcast("forecast", "--model", "waves@chosen", "--data", str(data), "--output", str(output))
     assert (code, len(forecast)) == (0, 12)
+    assert pd.read_parquet(output)["unique_id"].tolist() == [row["unique_id"] for row in forecast]
     assert forecast[0]["ds"].startswith("2024-01-11")
     code, scores = gradcast("backtest", "--model", "waves@chosen", "--data", str(data), "--n-windows", "2")
     assert (code, scores["windows"]) == (0, 4)

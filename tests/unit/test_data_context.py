@@ -50,17 +50,21 @@ def test_kept_rows_give_the_window_of_the_full_panel(tmp_path: Path) -> None:
     torch.testing.assert_close(kept_window.past_covariates, full_window.past_covariates, rtol=0, atol=0)
 
 
-def test_only_trained_series_are_kept_if_splits_are_given() -> None:
+def test_only_trained_series_are_kept_if_splits_are_given(tmp_path: Path) -> None:
     """A series without a training window was never seen by the model and is left out."""
     panel = original()
-    frame = read_context(write_context(panel, build_splits(panel, 4, val_size=4), 10))
+    path = tmp_path / "context.parquet"
+    path.write_bytes(write_context(panel, build_splits(panel, 4, val_size=4), 10))
+    frame = read_context(path)
     assert frame["unique_id"].unique().tolist() == ["a", "b"]
     assert frame.groupby("unique_id", observed=True).size().tolist() == [10, 10]
 
 
-def test_missing_targets_stay_missing() -> None:
+def test_missing_targets_stay_missing(tmp_path: Path) -> None:
     """An unobserved row is written as null, a guess too."""
     frame = pd.DataFrame({"unique_id": "a", "ds": np.arange(4), "y": [1.0, np.nan, 3.0, 4.0]})
-    context = read_context(write_context(build_panel(frame, DataConfig(fill="ffill")), None, 99))
+    path = tmp_path / "context.parquet"
+    path.write_bytes(write_context(build_panel(frame, DataConfig(fill="ffill")), None, 99))
+    context = read_context(path)
     assert context["ds"].tolist() == [0, 1, 2, 3]
     assert context["y"].isna().tolist() == [False, True, False, False]

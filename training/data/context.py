@@ -11,8 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from training.data.dialect import unreadable
 from training.data.panel import Panel
+from training.data.parquet_pages import VALUE_BYTES, validate_unpacked
 from training.data.splits import Splits
+
+# Of all rows of all series, unpacked.
+MAX_CONTEXT_BYTES = 2**30
+
+
+def context_bytes(panel: Panel, context_length: int) -> int:
+    """How much `write_context` would write at most, unpacked."""
+    columns = panel.columns
+    num_columns = 3 + len(columns.futr_exog) + len(columns.hist_exog) + len(columns.stat_exog)
+    return int(np.minimum(panel.lengths, context_length).sum()) * num_columns * VALUE_BYTES
 
 
 def write_context(panel: Panel, splits: Splits | None, context_length: int) -> bytes:
@@ -91,7 +103,33 @@ def _decode(channels: NDArray[np.float32], categories: tuple[str, ...] | None) -
     return pa.array(np.array(categories, dtype=object)[channels.argmax(axis=1)], pa.string(), mask=~known)
 
 
-def read_context(source: bytes | Path) -> pd.DataFrame:
-    """Read what `write_context` wrote: a frame of `unique_id`, `ds`, `y` and covariates. Times with a zone are in UTC."""
-    table = pq.read_table(io.BytesIO(source) if isinstance(source, bytes) else source)
-    return table.to_pandas()
+def read_context(path: Path) -> pd.DataFrame:
+    """Read what `write_context` wrote.
+
+    Whoever may write to a registry may have made the file: what it unpacks to is known before memory is taken, and a text that
+    repeats is kept once.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A frame of `unique_id`, `ds`, `y` and covariates. Times with a zone are in UTC.
+
+    Raises:
+        DataError: If it is damaged, unpacks to more than `MAX_CONTEXT_BYTES`, or is written in another way than ours.
+    """
+    try:
+        with pq.ParquetFile(path) as probe:
+            schema = probe.schema_arrow
+            validate_unpacked(probe, path, len(schema.names), MAX_CONTEXT_BYTES, is_ours=True)
+            texts = [field.name for field in schema if _is_text(field.type)]
+        table = pq.ParquetFile(path, read_dictionary=texts).read()
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, f"damaged ({str(error).splitlines()[0][:200]})", "Fetch the bundle again.") from None
+    frame = table.to_pandas()
+    # As references to one text each, which is what the rest of the project knows; `unique_id` stays a category.
+    return frame.astype({name: object for name in texts if name != "unique_id"})
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)

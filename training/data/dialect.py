@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
+from training.data.unpacked import unpacked_limit_bytes
 from training.errors import DataError, Problem
 
 Container = Literal["parquet", "tsf", "text"]
@@ -87,6 +88,33 @@ def unreadable(path: Path, actual: str, remedy: str, code: str = "file_unreadabl
     return DataError([Problem(code, str(path), message, remedy)])
 
 
+def too_large(path: Path, what: str, limit: int) -> DataError:
+    """The error of a file that unpacks to more than there is memory."""
+    remedy = "Bring fewer rows or columns, or a machine with more memory."
+    return unreadable(path, f"{what}, which unpacked take more than {limit} bytes", remedy, "file_too_large")
+
+
+class _Bounded(io.RawIOBase):
+    """What a gzip file unpacks to, and no more of it than the limit."""
+
+    def __init__(self, stream: gzip.GzipFile, path: Path) -> None:
+        self._stream = stream
+        self._path = path
+        self._limit = unpacked_limit_bytes()
+        self._num_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._stream.read1(len(buffer))
+        self._num_bytes += len(content)
+        if self._num_bytes > self._limit:
+            raise too_large(self._path, "a gzip file of texts", self._limit)
+        buffer[: len(content)] = content
+        return len(content)
+
+
 class _WithHeader(io.TextIOBase):
     """A text file whose header is replaced by another."""
 
@@ -117,7 +145,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
             raw.seek(0)
             if is_gzip:
                 with gzip.GzipFile(fileobj=raw) as stream:
-                    yield cast("BinaryIO", stream)
+                    yield io.BufferedReader(_Bounded(stream, path), _SNIFFED_BYTES)
             else:
                 yield raw
     except FileNotFoundError:

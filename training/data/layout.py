@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
+import yaml
 
 from training.config import DataConfig
 from training.data.dialect import MISSING_TEXTS
 from training.data.timestamps import parse_timestamps
 from training.errors import MAX_SHOWN, DataError, Problem
+from training.yaml_text import UNREADABLE_YAML, read_yaml
 
 _TIME_NAMES = re.compile(
     r"^(ds|date|time|timestamp|datetime|date_time|day|month|period|week|year|last_?updated)$|date|time", re.IGNORECASE
@@ -57,7 +61,13 @@ class Layout:
 
 
 def _quoted(name: str) -> str:
-    return f"'{name}'" if re.search(r"[^\w+.-]", name) else name
+    """For a shell, and for YAML, which would take some names for numbers, dates or syntax."""
+    try:
+        is_plain = read_yaml(name) == name
+    except UNREADABLE_YAML:
+        is_plain = False
+    text = name if is_plain else yaml.safe_dump(name, default_style='"', allow_unicode=True, width=math.inf).strip()
+    return shlex.quote(text)
 
 
 @dataclass(frozen=True)

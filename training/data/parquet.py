@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from training.data.dialect import unreadable
+from training.data.parquet_pages import validate_unpacked
 from training.errors import DataError, Problem
 
-_BATCH_ROWS = 1 << 18
+BATCH_ROWS = 1 << 18
 _SAMPLE_ROWS = 200
 _NAMELESS_INDEX = "__index_level_"
 
@@ -124,10 +125,11 @@ def read_parquet_sample(path: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
                 for field in file.schema_arrow
                 if not field.name.startswith(_NAMELESS_INDEX) or pa.types.is_temporal(field.type)
             )
+            validate_unpacked(file, path, 1)
             groups = [0] if file.num_row_groups else []
             batch = next(file.iter_batches(batch_size=_SAMPLE_ROWS, row_groups=groups, columns=list(names)), None)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
     if batch is None or not batch.num_rows:
         raise unreadable(path, "a parquet file without rows", "Bring rows.", "data_empty")
     # Without pandas' own remarks, by which a column named `ds` may come back as the index.
@@ -150,23 +152,48 @@ def read_parquet_columns(path: Path, needed: Sequence[str], names: Sequence[str]
     """
     try:
         with pq.ParquetFile(path) as probe:
+            validate_unpacked(probe, path, len(needed))
             fields = {name: probe.schema_arrow.field(name).type for name in needed}
-        texts = [name for name, kind in fields.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
-        with pq.ParquetFile(path, read_dictionary=texts) as file:
-            collectors = {
-                name: _collector(name, kind, file.metadata.num_rows, name in names) for name, kind in fields.items()
-            }
-            start = 0
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(needed)):
-                for name, collector in collectors.items():
-                    collector.add(start, batch.column(name))
-                start += batch.num_rows
+        with pq.ParquetFile(path, read_dictionary=text_columns(fields)) as file:
+            batches = file.iter_batches(batch_size=BATCH_ROWS, columns=list(needed))
+            return collect(batches, fields, file.metadata.num_rows, names)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
+
+
+def text_columns(fields: Mapping[str, pa.DataType]) -> list[str]:
+    """Columns of text, which are read as codes into their distinct texts."""
+    return [name for name, kind in fields.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
+
+
+def collect(
+    batches: Iterable[pa.RecordBatch], fields: Mapping[str, pa.DataType], num_rows: int, names: Sequence[str]
+) -> dict[str, Any]:
+    """Put batches one behind the other.
+
+    Args:
+        batches: Of any sizes.
+        fields: Their columns and types.
+        num_rows: Rows of all batches together.
+        names: Columns whose distinct values become text.
+
+    Returns:
+        As `read_parquet_columns`.
+
+    Raises:
+        DataError: If a column is a list or a structure.
+    """
+    collectors = {name: _collector(name, kind, num_rows, name in names) for name, kind in fields.items()}
+    start = 0
+    for batch in batches:
+        for name, collector in collectors.items():
+            collector.add(start, batch.column(name))
+        start += batch.num_rows
     return {name: collector.column() for name, collector in collectors.items()}
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
+def damaged(path: Path, error: Exception) -> DataError:
+    """The refusal of a file that pyarrow cannot read."""
     return unreadable(path, f"a damaged parquet file ({str(error).splitlines()[0][:200]})", "Write it again.")
 
 

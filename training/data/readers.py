@@ -102,7 +102,7 @@ def read_text_columns(path: Path, dialect: Dialect, layout: Layout, config: Data
     Raises:
         DataError: If the file is not a table.
     """
-    needed = _needed_columns(layout, config)
+    needed = needed_columns(layout, config)
     # Columns go by their position, so that names that are empty, quoted or there twice do no harm.
     position = {name: str(dialect.header.index(name)) for name in needed}
     texts = [position[name] for name in (layout.id_col, *layout.time_cols) if name is not None]
@@ -137,7 +137,8 @@ def read_text_columns(path: Path, dialect: Dialect, layout: Layout, config: Data
     return raw[list(position.values())].set_axis(list(position), axis=1)
 
 
-def _needed_columns(layout: Layout, config: DataConfig) -> list[str]:
+def needed_columns(layout: Layout, config: DataConfig) -> list[str]:
+    """Columns of the file that a layout and the configured covariates need."""
     roles = (*config.futr_exog, *config.hist_exog, *config.stat_exog) if layout.kind == "long" else ()
     wanted = (layout.id_col, *layout.time_cols, layout.target_col, *layout.series_cols, *roles)
     return list(dict.fromkeys(name for name in wanted if name is not None))
@@ -211,11 +212,41 @@ def _with_times(frame: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, tupl
 # ---------------------------------------------------------------------------------------------------------- parquet
 def _read_parquet(path: Path, config: DataConfig) -> pd.DataFrame:
     names, head = read_parquet_sample(path)
+    layout, id_hint = parquet_layout(names, head, config)
+    ids = [layout.id_col] if layout.id_col is not None else []
+    columns = read_parquet_columns(path, needed_columns(layout, config), ids)
+    return frame_of_columns(columns, layout, path, config, id_hint)
+
+
+def parquet_layout(names: Sequence[str], head: pd.DataFrame, config: DataConfig) -> tuple[Layout, str | None]:
+    """The roles of the columns of a parquet file.
+
+    Args:
+        names: Columns.
+        head: Their first rows.
+        config: What the user said about them.
+
+    Returns:
+        Layout, and what to say about timestamps that repeat if no column names the series.
+    """
     facts = inspect_columns(names, {name: head[name] for name in names})
     unique = {name: head[name].astype("str").nunique() for name in facts.texts}
     layout = resolve_layout(facts, config, guess_layout(facts, unique, len(head)))
-    ids = [layout.id_col] if layout.id_col is not None else []
-    columns = read_parquet_columns(path, _needed_columns(layout, config), ids)
+    return layout, _id_hint(facts.texts, layout)
+
+
+def frame_of_columns(
+    columns: dict[str, Any], layout: Layout, path: Path, config: DataConfig, id_hint: str | None
+) -> pd.DataFrame:
+    """Columns of a parquet file as the frame that `read_frame` describes.
+
+    Args:
+        columns: As `read_parquet_columns` returns them.
+        layout: Their roles.
+        path: Names a single series and the source.
+        config: Covariates.
+        id_hint: What to say about timestamps that repeat.
+    """
     notes: list[str] = []
     if layout.kind == "wide" or len(layout.time_cols) > 1:
         texts = dict.fromkeys(layout.time_cols, "str") if len(layout.time_cols) > 1 else {}
@@ -228,7 +259,7 @@ def _read_parquet(path: Path, config: DataConfig) -> pd.DataFrame:
     if not pd.api.types.is_datetime64_any_dtype(frame["ds"].dtype):
         frame, time_notes = _with_times(frame, layout)
         notes += time_notes
-    frame.attrs[ATTRS_KEY] = {"source": path.name, "notes": notes, "id_hint": _id_hint(facts.texts, layout)}
+    frame.attrs[ATTRS_KEY] = {"source": path.name, "notes": notes, "id_hint": id_hint}
     return frame
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from training.config import TrainingConfig, config_keys
 from training.errors import ConfigurationError, Problem
+from training.yaml_text import UNREADABLE_YAML, read_yaml_file
 
 EXAMPLE = "See gradcast tune --print-space for an example."
 Value = bool | int | float | str | None
@@ -127,9 +128,9 @@ def read_space(path: Path) -> dict[str, Range | Choices | Multiples]:
         ConfigurationError: With everything wrong in it.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        tree = read_yaml_file(path)
+    except (OSError, *UNREADABLE_YAML) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigurationError(
             [Problem("space_unreadable", str(path), f"must be a YAML file: {reason}.", EXAMPLE)]
         ) from None

@@ -29,6 +29,15 @@ for (const button of document.querySelectorAll("[data-example]")) {
   });
 }
 
+// What is wrong although forecasts are answered: a new version that cannot be loaded, a registry that is away.
+async function showTrouble() {
+  const state = await ask("/readyz").catch((error) => (error instanceof Problem ? error.document : {}));
+  const troubles = (state.models ?? []).filter((model) => model.is_ready && model.last_error)
+    .map((model) => `${model.name} goes on answering with version ${model.version}. ${model.last_error}`);
+  if (state.source?.last_error) troubles.push(`The ${state.source.kind} does not answer; what was loaded before is served. ${state.source.last_error}`);
+  find("#trouble").replaceChildren(...troubles.map((words) => h("p", { class: "say bad", role: "alert" }, words)));
+}
+
 async function showModels() {
   const host = find("#models");
   try {
@@ -91,4 +100,4 @@ async function showData() {
     h("span", { class: "faint" }, `${count(one.summary.rows ?? 0, "row")}, ${count(one.summary.series ?? 1, "series", "series")}, ${every(one.summary.freq)}`))));
 }
 
-showModels(); showJobs(); showData();
+showTrouble(); showModels(); showJobs(); showData();

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 import warnings
 from pathlib import Path
@@ -37,7 +36,7 @@ def write_bundle(
     directory: Path,
     columns: Columns | None = None,
     seed: int = 0,
-    context: pd.DataFrame | None = None,
+    context: pd.DataFrame | bytes | None = None,
     network: NetworkConfig | None = None,
     **manifest: Any,
 ) -> Path:
@@ -66,9 +65,7 @@ def write_bundle(
     )  # fmt: skip
     extra = {}
     if context is not None:
-        buffer = io.BytesIO()
-        context.to_parquet(buffer)
-        extra = {"context.parquet": buffer.getvalue()}
+        extra = {"context.parquet": context if isinstance(context, bytes) else context.to_parquet()}
     described = {
         "freq": "h", "season_length": 24, "trained_until": "2026-01-31T23:00:00", "num_series": 2,
         "gradient": {"verdict": "healthy", "reach_steps": 12}, "metrics": {"val/mae": 1.0},

@@ -63,7 +63,8 @@ def test_a_request_is_filled_as_the_training_window_was(tmp_path, fill, cutoff):
 def test_a_series_known_by_name_is_what_training_ended_with(tmp_path, fill):
     """The window starts inside a gap; its first values are still those the network was shown, and gaps stay gaps."""
     _, panel = training_panel(fill)
-    context = read_context(write_context(panel, None, LENGTH - GAPS[-2]))
+    (tmp_path / "context.parquet").write_bytes(write_context(panel, None, LENGTH - GAPS[-2]))
+    context = read_context(tmp_path / "context.parquet")
     assert context["y"].isna().sum() == {"mask": 2, "ffill": 3, "linear": 3, "zero": 0}[fill]
     served = encoder(tmp_path, fill, context)
     encoded = served.encode(SeriesRequest(unique_id="a"), "series.0", HORIZON)
