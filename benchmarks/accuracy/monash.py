@@ -47,7 +47,7 @@ class Panel:
         if self.test_file is not None:
             return rows, pd.read_csv(folder / self.test_file, parse_dates=["ds"], dtype={"unique_id": str})[columns]
         rows = rows.sort_values(["unique_id", "ds"], kind="stable")
-        weekday = rows.groupby(["unique_id", rows["ds"].dt.dayofweek])["y"].transform("median")
+        weekday = rows.groupby(["unique_id", rows["ds"].dt.day_of_week])["y"].transform("median")
         rows["y"] = rows["y"].fillna(weekday)
         from_end = rows.groupby("unique_id", sort=False).cumcount(ascending=False)
         return rows[from_end >= self.horizon], rows[from_end < self.horizon]
