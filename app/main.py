@@ -21,7 +21,7 @@ from app.jobs.datasets import DatasetStore
 from app.jobs.limits import inspection_limits
 from app.middleware import MeasuringMiddleware, ShortcutMiddleware
 from app.openapi import build_openapi
-from app.routes import datasets, forecast, health, jobs, metrics, models, runs, web
+from app.routes import datasets, forecast, health, jobs, metrics, models, protocols, runs, web
 from app.services.admission import Admission
 from app.services.catalog import Catalog
 from app.services.engine import InferenceEngine
@@ -83,9 +83,11 @@ def create_app(settings: ServiceSettings | None = None, source: ModelSource | No
     app.state.views = OrderedDict()
     for module in (forecast, models, datasets, jobs, runs, web, health, metrics):
         app.include_router(module.router)
+    for router in (protocols.router, protocols.direct):
+        app.include_router(router)
     app.mount("/static", StaticFiles(directory=web.STATIC))
     install_handlers(app)
-    own_limits = frozenset({"/forecast", "/datasets"})
+    own_limits = frozenset({"/forecast", "/datasets", *protocols.DIRECT_PATHS})
     app.add_middleware(
         BodyLimitMiddleware, max_bytes=settings.max_body_bytes, seconds=settings.request_timeout_seconds, exempt=own_limits
     )

@@ -8,6 +8,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app.access.scopes import PUBLIC, required_scopes
+from app.protocols.deepar import DeepARRequest
+from app.protocols.kserve import KServeRequest
+from app.protocols.mlflow_scoring import ScoringRequest
+from app.protocols.timegpt import TimeGPTAnomalies, TimeGPTCrossValidation, TimeGPTForecast
 from app.schemas.examples import ANSWERS, PARAMETERS
 from app.schemas.forecast import ForecastRequest
 from app.schemas.problem import ProblemBody, build_problem_docs
@@ -22,6 +26,9 @@ BEARER = {
     "scheme": "bearer",
     "description": "A key of `gradcast keys create`. Each route says which scopes open it; `admin` opens all.",
 }
+PROTOCOL_BODIES = (
+    TimeGPTForecast, TimeGPTCrossValidation, TimeGPTAnomalies, KServeRequest, DeepARRequest, ScoringRequest,
+)  # fmt: skip
 # The router, the guard and the limits in front of every route answer with these.
 _EVERYWHERE = ("host_not_allowed", "internal_error")
 _GUARDED = ("key_missing", "key_invalid", "scope_missing", "rate_limited")
@@ -46,7 +53,7 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
 
 def _complete_schemas(schemas: dict[str, Any]) -> None:
     """Add those of what the routes read and refuse by hand."""
-    for model in (ForecastRequest, ProblemBody):
+    for model in (ForecastRequest, *PROTOCOL_BODIES, ProblemBody):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema

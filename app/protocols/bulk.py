@@ -53,9 +53,9 @@ class TableExchange(Exchange):
         if self._source == JSON:
             return parse_request(body)
         query = self._query
-        frame = read_table(body, self._source, self._max_bytes)
+        table = read_table(body, self._source, self._max_bytes)
         found = find(query.model)
-        series = series_of(frame, found.model.manifest, self._max_series)
+        series = series_of(table, found.model.manifest, self._max_series)
         return ForecastRequest(
             model=pinned(found), horizon=query.horizon, level=query.level, quantiles=query.quantiles, series=series
         )

@@ -25,7 +25,7 @@ Find = Callable[[str | None], "Resolved"]
 
 # What every protocol's forecast may end with; the routes add what is their own.
 PROBLEMS = (
-    "json_invalid", "model_not_found", "body_too_large", "too_many_series", "encoding_invalid",
+    "json_invalid", "model_not_found", "body_too_large", "body_too_slow", "too_many_series", "encoding_invalid",
     "content_encoding_unsupported", "request_invalid", "horizon_too_long", "level_unavailable", "protocol_unsupported",
     "nothing_to_forecast", "queue_full", "internal_error", "model_unavailable", "not_ready", "draining",
     "deadline_exceeded",
@@ -56,6 +56,28 @@ class Exchange(ABC):
         """
 
 
+class Either(Exchange):
+    """Two protocols on one path, told apart by a member of the body that the first alone has.
+
+    Args:
+        member: Of the first protocol's document.
+        first: Its adapter.
+        second: For every other body.
+    """
+
+    def __init__(self, member: str, first: Exchange, second: Exchange) -> None:
+        self._member, self._first, self._second = f'"{member}"'.encode(), first, second
+
+    def read(self, body: bytes, find: Find) -> ForecastRequest:
+        """As the one whose body it is."""
+        self._chosen = self._first if self._member in body else self._second
+        return self._chosen.read(body, find)
+
+    def write(self, answer: Answer) -> bytes:
+        """As the one that read."""
+        return self._chosen.write(answer)
+
+
 async def answer_exchange(request: Request, exchange: Exchange) -> bytes:
     """Read, forecast, answer, all before the deadline.
 
@@ -64,15 +86,15 @@ async def answer_exchange(request: Request, exchange: Exchange) -> bytes:
     """
     service, deadline = forecasting_of(request), deadline_of(request)
     limit = settings_of(request).max_body_bytes
+    service.validate_open(declared_bytes(request))
+    encoding = encoding_of(request)
+    body = await read_body(request)
+
+    def parse() -> ForecastRequest:
+        return exchange.read(body if encoding is None else unpack(body, encoding, limit), service.look_up)
+
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            service.validate_open(declared_bytes(request))
-            encoding = encoding_of(request)
-            body = await read_body(request)
-
-            def parse() -> ForecastRequest:
-                return exchange.read(body if encoding is None else unpack(body, encoding, limit), service.look_up)
-
             return await service.forecast(parse, len(body), False, deadline, exchange.write)
     except TimeoutError:
         raise ProblemError("deadline_exceeded", "The request's time was up before its forecast was done.") from None

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import numpy as np
 import orjson
-import pandas as pd
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.errors import ProblemError
 from app.protocols.exchange import Exchange, Find, invalid, pinned, validate_complete
 from app.protocols.frames import series_of
 from app.protocols.tables import CSV, answer_table, read_table
 from app.schemas.forecast import ForecastRequest, Name
 from app.services.answer import Answer
+from app.services.encoding import EncodedSeries
 from app.services.forecasting import parse_json
 
 Cell = Annotated[float | str | None, Field(union_mode="left_to_right")]
@@ -65,31 +66,34 @@ class ScoringExchange(Exchange):
 
     def read(self, body: bytes, find: Find) -> ForecastRequest:
         """One series per `unique_id`."""
-        frame = read_table(body, CSV, self._max_bytes) if self._is_csv else _frame(parse_json(ScoringRequest, body))
+        table = read_table(body, CSV, self._max_bytes) if self._is_csv else _table(parse_json(ScoringRequest, body))
         found = find(self._model)
-        return ForecastRequest(model=pinned(found), series=series_of(frame, found.model.manifest, self._max_series))
+        return ForecastRequest(model=pinned(found), series=series_of(table, found.model.manifest, self._max_series))
 
     def write(self, answer: Answer) -> bytes:
         """`predictions`, one object per series and step."""
         validate_complete(answer)
-        columns = answer_table(answer).to_pydict()
-        times = [time for _, outcome, _ in answer.rows() for time in answer.times(outcome)]  # type: ignore[arg-type]  complete
+        series = [outcome for _, outcome, _ in answer.rows() if isinstance(outcome, EncodedSeries)]
+        columns = answer_table(answer).to_pydict() | {"ds": [time for one in series for time in answer.times(one)]}
         names = list(columns)
-        rows = zip(*(columns[name] if name != "ds" else times for name in names), strict=True)
+        rows = zip(*columns.values(), strict=True)
         predictions = [dict(zip(names, row, strict=True)) for row in rows]
         return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _frame(request: ScoringRequest) -> pd.DataFrame:
-    if request.dataframe_split is not None:
+def _table(request: ScoringRequest) -> pa.Table:
+    try:
+        if request.dataframe_records is not None:
+            records = request.dataframe_records
+            names = list(dict.fromkeys(name for record in records for name in record))
+            return pa.Table.from_arrays([pa.array([record.get(name) for record in records]) for name in names], names=names)
         split = request.dataframe_split
+        assert split is not None
         width = len(split.columns)
         for index, row in enumerate(split.data):
             if len(row) != width:
                 raise invalid(f"dataframe_split.data.{index}", f"must hold {width} values, one per column.")
-        frame = pd.DataFrame(split.data, columns=split.columns)
-    else:
-        frame = pd.DataFrame(request.dataframe_records)
-    if "ds" in frame and np.issubdtype(frame["ds"].dtype, np.floating) and not frame["ds"].isna().any():
-        frame["ds"] = frame["ds"].astype(np.int64)  # JSON does not tell 1 from 1.0
-    return frame
+        columns = [pa.array(column) for column in zip(*split.data, strict=True)]
+        return pa.Table.from_arrays(columns, names=split.columns)
+    except pa.ArrowException:
+        raise ProblemError("table_invalid", "Every column must hold numbers or texts, not both.") from None

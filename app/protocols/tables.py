@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
+import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from app.errors import ProblemError
@@ -30,7 +31,7 @@ _HEADER_TYPE, _HEADER, _COMPRESSION = 1, 2, 3
 _DICTIONARY, _RECORDS = 2, 3
 
 
-def read_table(body: bytes, media_type: str, max_bytes: int) -> pd.DataFrame:
+def read_table(body: bytes, media_type: str, max_bytes: int) -> pa.Table:
     """Rows of a body.
 
     Args:
@@ -42,8 +43,7 @@ def read_table(body: bytes, media_type: str, max_bytes: int) -> pd.DataFrame:
         ProblemError: `table_invalid`, or `body_too_large`.
     """
     try:
-        table = _read_parquet(body, max_bytes) if media_type == PARQUET else READERS[media_type](body)
-        return table.to_pandas()
+        return _read_parquet(body, max_bytes) if media_type == PARQUET else READERS[media_type](body)
     except (pa.ArrowException, ValueError, struct.error, OSError, DataError) as error:
         if isinstance(error, DataError) and error.code == "file_too_large":
             raise ProblemError("body_too_large", f"The table must unpack to at most {max_bytes} bytes.") from None
@@ -126,8 +126,8 @@ def _field(message: bytes, table: int, number: int) -> int:
 def _write_csv(table: pa.Table, stream: io.BytesIO) -> None:
     ds = table.column("ds")
     if pa.types.is_timestamp(ds.type):
-        texts = [time.isoformat() for time in ds.to_pandas()]
-        table = table.set_column(1, "ds", pa.array(texts))
+        texts = pa.compute.strftime(ds, format="%Y-%m-%dT%H:%M:%S%z" if ds.type.tz else "%Y-%m-%dT%H:%M:%S")
+        table = table.set_column(1, "ds", texts)
     pa.csv.write_csv(table, stream, pa.csv.WriteOptions(quoting_style="needed"))
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.errors import ProblemError
 from app.protocols.exchange import Exchange, Find, invalid, pinned, validate_complete
-from app.schemas.forecast import MAX_LEVELS, ForecastRequest, SeriesRequest, Values
+from app.schemas.forecast import MAX_LEVELS, ForecastRequest, SeriesRequest, Timestamps, Values
 from app.services.answer import Answer
 from app.services.forecasting import parse_json
 from app.services.loading import Resolved
@@ -29,7 +29,8 @@ _REFUSED = ("finetune_steps", "finetuned_model_id", "feature_contributions", "mu
 # Of no meaning here: they say how TimeGPT fine-tunes, and how it cleans covariates.
 _IGNORED = ("finetune_depth", "finetune_loss", "clean_ex_first", "refit")
 
-Level = Annotated[float, Field(gt=0, lt=100)]
+# The client asks for the quantile 0.5 as the level 0, and reads it from `mean`.
+Level = Annotated[float, Field(ge=0, lt=100)]
 Sizes = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, fail_fast=True)]
 Covariates = Annotated[list[Values], Field(max_length=1000)]
 
@@ -60,6 +61,8 @@ class TimeGPTSeries(BaseModel):
     """Covariates by row, as long as `y`: known-future ones in the model's order, then past-only ones."""
     X_future: Covariates | None = None
     """Known-future covariates of every series' horizon, behind each other."""
+    start_datetime: Timestamps | None = None
+    """First timestamp of each series, for a model that reads the calendar; the public client does not send it."""
 
 
 class TimeGPTForecast(_Document):
@@ -97,6 +100,36 @@ class TimeGPTAnomalies(_Document):
     """Interval outside of which a value is an anomaly, in percent."""
 
 
+class TimeGPTAnswer(BaseModel):
+    """Answer of `POST /v2/forecast`."""
+
+    mean: list[float]
+    """The median of every series' horizon, behind each other."""
+    intervals: dict[str, list[float]] | None
+    """`lo-80`, `hi-80` for level 80."""
+    weights_x: None
+    """TimeGPT's importance of covariates; not known here."""
+
+
+class TimeGPTWindowsAnswer(TimeGPTAnswer):
+    """Answer of `POST /v2/cross_validation`."""
+
+    sizes: list[int]
+    """Forecast values of each series."""
+    idxs: list[int]
+    """Place in `y` of each."""
+    feature_contributions: None
+
+
+class TimeGPTAnomalyAnswer(TimeGPTAnswer):
+    """Answer of `POST /v2/anomaly_detection`."""
+
+    sizes: list[int]
+    """Values of each series that a forecast covers: its last ones."""
+    anomaly: list[bool]
+    """Whether the value lies outside of its interval."""
+
+
 class ModelParameters(BaseModel):
     """`GET /model_params`."""
 
@@ -128,7 +161,8 @@ class ForecastExchange(Exchange):
             series.request(index, document.freq, 0, size, document.h, future=index)
             for index, size in enumerate(document.series.sizes)
         ]
-        return ForecastRequest(model=pinned(found), horizon=document.h, level=document.level, quantiles=[], series=requests)
+        level = _real(document.level)
+        return ForecastRequest(model=pinned(found), horizon=document.h, level=level, quantiles=[], series=requests)
 
     def write(self, answer: Answer) -> bytes:
         """All forecasts behind each other."""
@@ -226,7 +260,8 @@ class _Series(NamedTuple):
         futr: Known-future rows of `X` by the model's name.
         hist: Past-only rows by name.
         future: Known-future rows of the horizon by name.
-        start: A timestamp on the model's grid; which one does not matter to a model without a calendar.
+        first: First timestamp of each series; None where the model reads no calendar and none was sent.
+        start: A timestamp on the model's grid, which then takes its place.
     """
 
     y: Sequence[float | None]
@@ -234,6 +269,7 @@ class _Series(NamedTuple):
     futr: Mapping[str, Sequence[float | None]]
     hist: Mapping[str, Sequence[float | None]]
     future: Mapping[str, Sequence[float | None]]
+    first: Sequence[str | int] | None
     start: str | int
 
     @classmethod
@@ -249,12 +285,15 @@ class _Series(NamedTuple):
             ProblemError: `request_invalid`, or `protocol_unsupported` for a model that reads the calendar.
         """
         columns = manifest.columns
-        if columns.calendar or columns.holidays:
+        first = series.start_datetime
+        if first is None and (columns.calendar or columns.holidays):
             detail = (
-                "This protocol sends no timestamps, and the model reads the calendar. Use POST /forecast, or a model trained "
+                "The client sends no timestamps, and the model reads the calendar. Use POST /forecast, or a model trained "
                 "with data.calendar=none (the client's date_features can take its place as data.futr_exog)."
             )
             raise ProblemError("protocol_unsupported", detail)
+        if first is not None and len(first) != len(series.sizes):
+            raise invalid("series.start_datetime", f"must hold {len(series.sizes)} timestamps, one per series.")
         total = sum(series.sizes)
         if total != len(series.y):
             raise invalid("series.sizes", f"must add up to the {len(series.y)} values of y.")
@@ -266,7 +305,7 @@ class _Series(NamedTuple):
         last = manifest.trained_until
         return cls(
             series.y, starts, {name: rows[name] for name in columns.futr_exog}, {name: rows[name] for name in columns.hist_exog},
-            future, int(last) if manifest.time_kind == "integer" else last,
+            future, first, int(last) if manifest.time_kind == "integer" else last,
         )  # fmt: skip
 
     def request(
@@ -288,8 +327,9 @@ class _Series(NamedTuple):
         if future is not None:
             ahead = slice(future * horizon, (future + 1) * horizon)
         source = self.futr if future is None else self.future
+        start = self.start if self.first is None else self.first[index]
         return SeriesRequest.model_construct(
-            unique_id=name or f"series {index + 1}", start=self.start, freq=freq, y=list(self.y[past]),
+            unique_id=name or f"series {index + 1}", start=start, freq=freq, y=list(self.y[past]),
             futr_exog={name: [*row[past], *source[name][ahead]] for name, row in self.futr.items()},
             hist_exog={name: list(row[past]) for name, row in self.hist.items()},
         )  # fmt: skip
@@ -318,9 +358,14 @@ def _request_windows(
         if window.cutoff < 1:
             raise invalid(f"series.sizes.{window.series}", "must leave at least one value before the first window.")
         name = f"series {window.series + 1}, {window.cutoff}"
-        begin = max(0, window.cutoff - length)  # no more is read, and every window is a copy
+        # No more is read, and every window is a copy; but a timestamp belongs to the first row.
+        begin = max(0, window.cutoff - length) if series.first is None else 0
         requests.append(series.request(window.series, freq, begin, window.cutoff, window.steps, name=name))
-    return ForecastRequest(model=pinned(found), horizon=windows[0].steps, level=level, quantiles=[], series=requests)
+    return ForecastRequest(model=pinned(found), horizon=windows[0].steps, level=_real(level), quantiles=[], series=requests)
+
+
+def _real(level: list[float] | None) -> list[float] | None:
+    return None if level is None else [value for value in level if value]
 
 
 def _named(

@@ -7,8 +7,19 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from app.dependencies import DirectRoute, deadline_of, declared_bytes, encoding_of, forecasting_of, read_body
+from app.dependencies import (
+    DirectRoute,
+    deadline_of,
+    declared_bytes,
+    encoding_of,
+    forecasting_of,
+    read_body,
+    settings_of,
+)
 from app.errors import ProblemError
+from app.protocols.bulk import JSON, TableExchange, TableQuery, accepted_type, media_type_of, read_query
+from app.protocols.exchange import answer_exchange
+from app.protocols.tables import MEDIA_TYPES
 from app.schemas.forecast import ForecastResponse
 from app.schemas.problem import build_problem_docs
 
@@ -28,6 +39,10 @@ Forecast many series in one request.
   the answer is a 422.
 - The body may be compressed: `Content-Encoding: gzip` or `zstd`; the limit on its size holds before and after.
 - Numbers must be finite; unknown fields are refused.
+- **Tables**: `Content-Type` and `Accept` may be `text/csv`, `application/vnd.apache.parquet` or
+  `application/vnd.apache.arrow.stream`: long rows `unique_id, ds, y` and covariates in, where rows after the last `y` carry
+  the known future; rows `unique_id, ds, mean, lo-80, hi-80, ...` out. `model`, `horizon`, `level` and `quantiles` stand in
+  the query then. A table answers for all series or for none.
 """
 
 
@@ -39,17 +54,31 @@ Forecast many series in one request.
     responses=build_problem_docs(
         "json_invalid", "model_not_found", "body_too_large", "body_too_slow", "too_many_series", "encoding_invalid",
         "content_encoding_unsupported", "request_invalid", "horizon_too_long", "level_unavailable", "nothing_to_forecast",
-        "queue_full", "internal_error", "model_unavailable", "not_ready", "draining", "deadline_exceeded",
+        "table_invalid", "queue_full", "internal_error", "model_unavailable", "not_ready", "draining", "deadline_exceeded",
     ),
     openapi_extra={
+        "parameters": [
+            {"name": name, "in": "query", "required": False, "schema": {"type": "string"}, "description": "For tables alone."}
+            for name in TableQuery.model_fields
+        ],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ForecastRequest"}}},
-        }
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/ForecastRequest"}},
+                **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES},
+            },
+        },
     },
 )  # fmt: skip
 async def forecast(request: Request) -> Response:
     """Read, forecast, answer, all before the deadline."""
+    source = media_type_of(request)
+    target = accepted_type(request, source)
+    if (source, target) != (JSON, JSON):
+        settings = settings_of(request)
+        query = read_query(request) if source != JSON else TableQuery()
+        exchange = TableExchange(source, target, query, settings.max_body_bytes, settings.max_series)
+        return Response(await answer_exchange(request, exchange), media_type=target)
     service, deadline = forecasting_of(request), deadline_of(request)
     service.validate_open(declared_bytes(request))
     encoding = encoding_of(request)

@@ -70,8 +70,27 @@ _GATE = {
     "champion": 3, "override": None,
 }  # fmt: skip
 
+_TIMEGPT = {"mean": [9.21, 9.14], "intervals": {"lo-80": [9.02, 8.93], "hi-80": [9.41, 9.38]}, "weights_x": None}
+_KSERVE = {
+    "id": "forecast-0f3c", "created_at": 1772357400, "status": "completed", "error": None, "model": "gasoline",
+    "outputs": [
+        {"type": "time_series_forecast", "id": "0f3c-0", "status": "completed", "error": None, "content": [
+            {"type": "univariate_time_series", "name": "us", "mean_forecast": [9.21, 9.14], "frequency": "week",
+             "start_timestamp": "2016-11-14T00:00:00", "quantiles": {"0.1": [9.02, 8.93]}}
+        ]}
+    ],
+}  # fmt: skip
+
 ANSWERS: Mapping[str, Mapping[str, Any]] = {
     "POST /forecast": {"200": _FORECAST},
+    "POST /v2/forecast": {"200": _TIMEGPT},
+    "POST /v2/cross_validation": {"200": _TIMEGPT | {"sizes": [2], "idxs": [52, 53], "feature_contributions": None}},
+    "POST /v2/anomaly_detection": {"200": _TIMEGPT | {"sizes": [2], "anomaly": [False, True]}},
+    "GET /model_params": {"200": {"detail": {"input_size": 104, "horizon": 52}}},
+    "GET /validate_api_key": {"200": {"detail": "The key is valid."}},
+    "POST /v1/timeseries/forecast": {"200": _KSERVE},
+    "GET /v1/timeseries/models": {"200": ["gasoline"]},
+    "POST /invocations": {"200": {"predictions": [{"mean": [9.21, 9.14], "quantiles": {"0.5": [9.21, 9.14]}}]}},
     "GET /models": {"200": {"models": [_MODEL], "default_model": "gasoline"}},
     "GET /models/{name}": {
         "200": _MODEL | {

@@ -13,7 +13,7 @@ from hypothesis.errors import Unsatisfiable
 from pydantic import TypeAdapter
 
 from app.main import create_app
-from app.routes import datasets, forecast, health, jobs, metrics, models, runs
+from app.routes import datasets, forecast, health, jobs, metrics, models, protocols, runs
 from app.schemas.examples import ANSWERS, PARAMETERS
 from app.settings import ServiceSettings
 from tests.integration.service.live_service import running
@@ -21,7 +21,7 @@ from tests.integration.service.live_service import running
 NUM_EXAMPLES = int(os.environ.get("GRADCAST_FUZZ_EXAMPLES", "6"))
 # Each upload is audited in a process of its own, and takes a second.
 SLOW = "/datasets"
-MODULES = (datasets, forecast, health, jobs, metrics, models, runs)
+MODULES = (datasets, forecast, health, jobs, metrics, models, protocols, runs)
 
 
 @pytest.fixture(scope="module")
