@@ -64,15 +64,15 @@ async def answer_exchange(request: Request, exchange: Exchange) -> bytes:
     """
     service, deadline = forecasting_of(request), deadline_of(request)
     limit = settings_of(request).max_body_bytes
+    service.validate_open(declared_bytes(request))
+    encoding = encoding_of(request)
+    body = await read_body(request)
+
+    def parse() -> ForecastRequest:
+        return exchange.read(body if encoding is None else unpack(body, encoding, limit), service.look_up)
+
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            service.validate_open(declared_bytes(request))
-            encoding = encoding_of(request)
-            body = await read_body(request)
-
-            def parse() -> ForecastRequest:
-                return exchange.read(body if encoding is None else unpack(body, encoding, limit), service.look_up)
-
             return await service.forecast(parse, len(body), False, deadline, exchange.write)
     except TimeoutError:
         raise ProblemError("deadline_exceeded", "The request's time was up before its forecast was done.") from None

@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from app.errors import ProblemError
 from app.services.answer import Answer
 from app.services.encoding import EncodedSeries
+from training.data.dialect import too_large
 from training.data.parquet_pages import validate_unpacked
 from training.errors import DataError
 
@@ -85,9 +87,22 @@ def _read_parquet(body: bytes, max_bytes: int) -> pa.Table:
     with tempfile.TemporaryDirectory(prefix="gradcast-body-") as directory:
         path = Path(directory) / "body.parquet"
         path.write_bytes(body)
-        with pq.ParquetFile(path) as file:
-            validate_unpacked(file, path, len(file.schema_arrow.names), max_bytes)
-            return file.read()
+        with pq.ParquetFile(path) as probe:
+            schema = probe.schema_arrow
+            validate_unpacked(probe, path, len(schema.names), max_bytes, is_ours=True)
+        texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+        # A text that repeats stands in the file once: what all its repetitions take is known before they are written out.
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
+            table = file.read()
+        num_bytes = sum(_repeated_bytes(chunk) for name in texts for chunk in table.column(name).chunks)
+        if num_bytes > max_bytes:
+            raise too_large(path, f"texts of {num_bytes} bytes", max_bytes)
+        return table.cast(schema)
+
+
+def _repeated_bytes(texts: pa.DictionaryArray) -> int:
+    longest = pc.max(pc.binary_length(texts.dictionary)).as_py() or 0
+    return int(longest) * len(texts)
 
 
 def _read_arrow(body: bytes) -> pa.Table:
