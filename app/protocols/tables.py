@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet as pq
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from app.errors import ProblemError
 from app.services.answer import Answer
 from app.services.encoding import EncodedSeries
+from training.data.dialect import too_large
 from training.data.parquet_pages import validate_unpacked
 from training.errors import DataError
 
@@ -85,9 +86,22 @@ def _read_parquet(body: bytes, max_bytes: int) -> pa.Table:
     with tempfile.TemporaryDirectory(prefix="gradcast-body-") as directory:
         path = Path(directory) / "body.parquet"
         path.write_bytes(body)
-        with pq.ParquetFile(path) as file:
-            validate_unpacked(file, path, len(file.schema_arrow.names), max_bytes)
-            return file.read()
+        with pq.ParquetFile(path) as probe:
+            schema = probe.schema_arrow
+            validate_unpacked(probe, path, len(schema.names), max_bytes, is_ours=True)
+        texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+        # A text that repeats stands in the file once: what all its repetitions take is known before they are written out.
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
+            table = file.read()
+        num_bytes = sum(_repeated_bytes(chunk) for name in texts for chunk in table.column(name).chunks)
+        if num_bytes > max_bytes:
+            raise too_large(path, f"texts of {num_bytes} bytes", max_bytes)
+        return table.cast(schema)
+
+
+def _repeated_bytes(texts: pa.DictionaryArray) -> int:
+    longest = pc.max(pc.binary_length(texts.dictionary)).as_py() or 0
+    return int(longest) * len(texts)
 
 
 def _read_arrow(body: bytes) -> pa.Table:
@@ -126,7 +140,7 @@ def _field(message: bytes, table: int, number: int) -> int:
 def _write_csv(table: pa.Table, stream: io.BytesIO) -> None:
     ds = table.column("ds")
     if pa.types.is_timestamp(ds.type):
-        texts = pa.compute.strftime(ds, format="%Y-%m-%dT%H:%M:%S%z" if ds.type.tz else "%Y-%m-%dT%H:%M:%S")
+        texts = pc.strftime(ds, format="%Y-%m-%dT%H:%M:%S%z" if ds.type.tz else "%Y-%m-%dT%H:%M:%S")
         table = table.set_column(1, "ds", texts)
     pa.csv.write_csv(table, stream, pa.csv.WriteOptions(quoting_style="needed"))
 

@@ -199,9 +199,9 @@ def _warn_unseen(warnings: Warnings, name: str) -> None:
 
 
 def _narrow(wide: NDArray[np.float64], path: str) -> NDArray[np.float32]:
-    if wide.dot(wide) < FLOAT32_MAX:  # of whole and ordinary values, as most are: none can overflow
-        return wide.astype(np.float32)
     with np.errstate(over="ignore"):
+        if wide.dot(wide) < FLOAT32_MAX:  # of whole and ordinary values, as most are: none can overflow
+            return wide.astype(np.float32)
         narrow = wide.astype(np.float32)
     if np.isinf(narrow).any():
         index = int(np.isinf(narrow).argmax())

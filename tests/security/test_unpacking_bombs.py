@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from app.errors import ProblemError
 from app.main import create_app
+from app.protocols.tables import PARQUET, read_table
 from app.settings import ServiceSettings
 from models.bundle import load_bundle
 from models.columns import Columns
@@ -124,6 +126,18 @@ def test_a_context_that_is_a_bomb_is_refused(name, bombs, monkeypatch):
     monkeypatch.setattr("training.data.context.MAX_CONTEXT_BYTES", ALLOWED)
     with pytest.raises(DataError, match=r"in encoding|unpacked take more than"):
         read_context(bombs[name])
+
+
+@pytest.mark.parametrize("name", ["rows", "prefixes", "repeated"])
+def test_a_table_sent_as_parquet_that_is_a_bomb_is_refused(name, bombs, tmp_path):
+    """Rows, prefixes, and a long text that stands once in the file and in every row of the table."""
+    path = bombs.get(name) or tmp_path / "repeated.parquet"
+    if name == "repeated":
+        texts = pa.DictionaryArray.from_arrays(np.zeros(10_000, np.int32), ["a" * 2**20])
+        pq.write_table(pa.table({"unique_id": texts, "y": np.zeros(10_000)}), path, compression="zstd", store_schema=False)
+    with pytest.raises(ProblemError) as caught:
+        read_table(path.read_bytes(), PARQUET, ALLOWED)
+    assert caught.value.code in ("body_too_large", "table_invalid")
 
 
 def test_a_bundle_with_a_bomb_leaves_the_service_with_the_model_before(bombs, tmp_path, monkeypatch):
