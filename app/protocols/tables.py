@@ -46,7 +46,7 @@ def read_table(body: bytes, media_type: str, max_bytes: int) -> pa.Table:
     try:
         return _read_parquet(body, max_bytes) if media_type == PARQUET else READERS[media_type](body)
     except (pa.ArrowException, ValueError, struct.error, OSError, DataError) as error:
-        if isinstance(error, DataError) and error.code == "file_too_large":
+        if isinstance(error, DataError) and any(problem.code == "file_too_large" for problem in error.problems):
             raise ProblemError("body_too_large", f"The table must unpack to at most {max_bytes} bytes.") from None
         raise ProblemError("table_invalid", f"The body must be a whole table in the format {media_type}.") from None
 
