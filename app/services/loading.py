@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from training.errors import ModelNotFoundError, TrackingError
 logger = logging.getLogger(__name__)
 
 MAX_BACKOFF_SECONDS = 600.0
+# Folders of an absolute path; not those of an address.
+_DIRECTORIES = re.compile(r"(?<![\w:/])/(?:[^\s/:'\"]+/)+")
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class VersionLoader:
             self._metrics.reloads.labels(version.name, "failed").inc()
             count = before.count + 1 if before is not None else 1
             delay = min(MAX_BACKOFF_SECONDS, self._retry_seconds * 2.0 ** min(count - 1, 16))
-            self._failures[key] = Failure(version.digest, sentence(error), count, time.monotonic() + delay)
+            self._failures[key] = Failure(version.digest, without_directories(sentence(error)), count, time.monotonic() + delay)
             logger.warning("cannot load %s version %d: %s", version.name, version.version, sentence(error))
             return None
         self._metrics.reloads.labels(version.name, "loaded").inc()
@@ -175,6 +178,11 @@ class VersionLoader:
             if kept is None:
                 raise
             return kept
+
+
+def without_directories(text: str) -> str:
+    """The same with the names of files alone: `/readyz` asks nobody for a key."""
+    return _DIRECTORIES.sub("", text)
 
 
 def sentence(error: Exception) -> str:

@@ -92,7 +92,7 @@ def main() -> int:
         panel = PANELS[name]
         found = [mean_absolute_error(panel, data / "benchmark", seed, arguments.settings) for seed in seeds]
         scores, seconds = zip(*found, strict=True)
-        published = table.loc[panel.name]
+        published = pd.to_numeric(table.loc[panel.name], errors="coerce")
         deepar, best = float(published["DeepAR"]), f"{published.min():.2f} ({published.idxmin()})"
         rows.append({"data": panel.name, "mae": scores, "fit_seconds": seconds, "deepar": deepar})
         spread = f"{min(scores):.2f} .. {max(scores):.2f}"

@@ -96,11 +96,11 @@ def test_shown_json_is_json(repository: Path) -> None:
 
 
 def test_shown_requests_fit_the_schema(repository: Path) -> None:
-    """Every request body that a text posts to /forecast is one that the service accepts."""
+    """Every request body that a text posts to /forecast is one that the service accepts; other protocols' are executed."""
     from app.schemas.forecast import ForecastRequest
 
     shell = "\n".join(code for _, code in blocks(repository, "bash")).replace("\\\n", " ")
-    bodies = re.findall(r"/forecast\b[^\n]*? -d '([^']+)'", shell)
+    bodies = re.findall(r"[0-9]/forecast\b[^\n]*? -d '([^']+)'", shell)
     assert bodies
     for body in bodies:
         ForecastRequest.model_validate_json(body)

@@ -139,6 +139,7 @@ def test_a_corrupt_version_leaves_the_old_one_serving(tmp_path: Path, launch: An
     assert ready.status_code == 200
     assert ready.json()["is_degraded"]
     assert "sha256" in ready.json()["models"][0]["last_error"]
+    assert str(tmp_path) not in ready.text
     assert ask(client).json() == before
     metrics = read_metrics(client)
     assert metrics["gradcast_model_failing"]["m"] == 1
