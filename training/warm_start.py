@@ -55,6 +55,7 @@ def adopt(config: TrainingConfig, bundle: Bundle, reference: str) -> TrainingCon
     manifest, tree = bundle.manifest, config.model_dump(by_alias=True)
     network = manifest.network.model_dump()
     tree["model"] |= {key: network[key] for key in _network_keys(network) if key not in _FREE}
+    tree["model"]["series_embedding"] = network["series_embedding"] or None
     tree["data"] |= {role: getattr(manifest.columns, role) for role in _ROLES}
     tree["data"] |= {"freq": manifest.freq}
     tree["data"]["season_length"] = config.data.season_length or manifest.season_length

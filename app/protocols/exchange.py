@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import orjson
 from fastapi import Request
 
 from app.dependencies import deadline_of, declared_bytes, encoding_of, forecasting_of, read_body, settings_of
@@ -66,11 +67,16 @@ class Either(Exchange):
     """
 
     def __init__(self, member: str, first: Exchange, second: Exchange) -> None:
-        self._member, self._first, self._second = f'"{member}"'.encode(), first, second
+        self._member, self._first, self._second = member, first, second
 
     def read(self, body: bytes, find: Find) -> ForecastRequest:
         """As the one whose body it is."""
-        self._chosen = self._first if self._member in body else self._second
+        try:
+            document = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            document = None  # either of them says what is wrong with it
+        has_member = isinstance(document, dict) and self._member in document
+        self._chosen = self._first if has_member else self._second
         return self._chosen.read(body, find)
 
     def write(self, answer: Answer) -> bytes:

@@ -171,7 +171,12 @@ async def invocations(request: Request) -> Response:
     return await _answer(request, Either("instances", deepar, scoring) if media_type != CSV else scoring)
 
 
-@router.get("/ping", summary="Whether it can forecast, as SageMaker", responses=build_problem_docs("not_ready"))
+@router.get(
+    "/ping",
+    summary="Whether it can forecast, as SageMaker",
+    response_class=Response,
+    responses=build_problem_docs("not_ready"),
+)
 async def ping(catalog: Annotated[Catalog, Depends(catalog_of)]) -> Response:
     """Empty and 200 as soon as a model is loaded."""
     if not catalog.loaded:

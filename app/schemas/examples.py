@@ -118,7 +118,8 @@ ANSWERS: Mapping[str, Mapping[str, Any]] = {
     "GET /livez": {"200": {"status": "alive"}},
     "GET /readyz": {
         "200": {
-            "status": "ready", "models": [{"name": "gasoline", "is_ready": True, "version": 3, "last_error": None}],
+            "status": "ready", "is_degraded": False,
+            "models": [{"name": "gasoline", "is_ready": True, "version": 3, "last_error": None}],
             "source": {"kind": "registry", "has_answered": True, "last_error": None}, "queue_windows": 0,
         }
     },

@@ -18,7 +18,8 @@ def is_whole(values: NDArray[Any]) -> bool:
     Numbers whose squares overflow spoil it as well: a yes is certain, a no is a reason to look at each.
     """
     flat = values.ravel()
-    return bool(flat.dot(flat) < np.inf)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(flat.dot(flat) < np.inf)
 
 
 class FilledValues(NamedTuple):

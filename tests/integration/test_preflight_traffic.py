@@ -77,8 +77,8 @@ def test_training_after_a_preflight_is_equal_to_the_bit(tmp_path: Path, monkeypa
                      "data.test_size=0", "gradients.need_steps=24")  # fmt: skip
     pipeline.train(config, output=Path("plain"))
 
-    def prepare_and_look(config: TrainingConfig) -> Any:
-        prepared = prepare(config)
+    def prepare_and_look(config: TrainingConfig, **more: Any) -> Any:
+        prepared = prepare(config, **more)
         preflight(prepared)
         return prepared
 

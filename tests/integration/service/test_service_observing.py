@@ -52,7 +52,9 @@ def test_every_metric_of_the_dashboard_exists(client, repository):
             for name in names:
                 assert name in known, name
             grouped = {label for group in re.findall(r"by \(([^)]*)\)", target["expr"]) for label in group.split(", ")}
-            assert grouped <= set().union(*(known[name] for name in names)) | {"instance", "job"}, target["expr"]
+            shown = set().union(*(known[name] for name in names))
+            # What has not happened here (a shadow's error, a request with a key) is a name without labels yet.
+            assert not shown or grouped <= shown | {"instance", "job"}, target["expr"]
 
 
 def test_drift_is_the_distance_from_the_training_data(launch, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from app.main import create_app
 from app.routes import datasets, forecast, health, jobs, metrics, models, protocols, runs
@@ -62,7 +62,7 @@ def test_examples_of_answers_fit_their_models():
         for method in route.methods:
             for example in ANSWERS.get(f"{method} {route.path}", {}).values():
                 read = TypeAdapter(route.response_model).validate_python(example, extra="forbid")
-                assert set(example) <= set(type(read).model_fields)
+                assert not isinstance(read, BaseModel) or set(example) <= set(type(read).model_fields)
                 checked += 1
     assert checked >= 15
 
@@ -71,7 +71,7 @@ def test_every_route_says_what_it_asks_of_a_caller(document):
     """Routes behind the guard document 401, 403, 429 with Retry-After, and the scopes that open them; others nothing."""
     for name, operation in operations(document):
         is_guarded = bool(operation["security"])
-        assert is_guarded == (name not in ("GET /livez", "GET /readyz"))
+        assert is_guarded == (name not in ("GET /livez", "GET /readyz", "GET /ping"))
         assert {"421", "500"} <= set(operation["responses"])
         assert ({"401", "403", "429"} <= set(operation["responses"])) == is_guarded
         if is_guarded:
