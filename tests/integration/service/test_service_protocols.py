@@ -303,8 +303,20 @@ def test_formats_of_body_and_answer_are_chosen_apart(client):
     headers = {"Content-Type": CSV, "Accept": "application/json"}
     answer = client.post("/forecast", params={"model": "plain"}, content=content, headers=headers).json()
     assert answer["forecasts"][0]["mean"] == asked(client, one, model="plain")[0]["mean"]
-    known = client.post("/forecast", params={"model": "plain"}, content="unique_id\ns0\n", headers=headers)
-    assert known.json()["code"] in ("nothing_to_forecast", None) or known.status_code == 200
+    known = client.post("/forecast", params={"model": "plain"}, content="unique_id\nknown\n", headers=headers).json()
+    assert known["forecasts"][0]["mean"] == asked(client, {"unique_id": "known"}, model="plain")[0]["mean"]
+
+
+def test_invocations_are_told_apart_by_members_not_by_words(client):
+    """A frame with a column that is called `instances` is still a frame."""
+    one = series("x")
+    rows = [
+        {"unique_id": "instances", "ds": f"2026-01-01T{hour:02d}:00:00", "y": value, "instances": 1.0}
+        for hour, value in enumerate(one["y"])
+    ]
+    answer = client.post("/invocations", params={"model": "plain"}, json={"dataframe_records": rows})
+    expected = asked(client, one, model="plain")[0]["mean"]
+    assert [row["mean"] for row in answer.json()["predictions"]] == pytest.approx(expected, rel=1e-6)
 
 
 def compressed_arrow():
