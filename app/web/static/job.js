@@ -32,7 +32,7 @@ function draw() {
   const bar = find("#progress");
   if (most) { bar.max = most; bar.value = step; }
   const val = column("val_loss").map((point) => point[1]);
-  find("#where").textContent = !points.size ? phase() : `Step ${step.toLocaleString("en")} of ${most.toLocaleString("en")}.` + (val.length > 1 ? ` The error on data held back went from ${val[0].toPrecision(3)} to ${Math.min(...val).toPrecision(3)}.` : "");
+  find("#where").textContent = !points.size ? phase() : `Step ${step.toLocaleString("en")}${most ? ` of ${most.toLocaleString("en")}` : ""}.` + (val.length > 1 ? ` The error on data held back went from ${val[0].toPrecision(3)} to ${Math.min(...val).toPrecision(3)}.` : "");
 }
 
 function phase() {
