@@ -31,34 +31,12 @@ from pathlib import Path
 from typing import Any
 
 from reporting import machine, write_results
+from waves import write_waves
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET_SHARE, FLAT_GROWTH = 0.8, 1.1
 HORIZON, SERIES_PER_FILE, BARE_SECONDS, NUM_SLICES = 24, 50_000, 20.0, 10
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-def write_input(folder: Path, num_series: int, num_rows: int) -> None:
-    """Hourly series with a daily wave, 50,000 per file."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    hours = np.datetime64("2026-01-01", "us") + np.arange(num_rows) * np.timedelta64(3600, "s")
-    wave = np.sin(np.arange(num_rows) * 2 * np.pi / 24)
-    folder.mkdir()
-    for first in range(0, num_series, SERIES_PER_FILE):
-        count = min(SERIES_PER_FILE, num_series - first)
-        random = np.random.default_rng(first)
-        level, height = random.normal(50, 10, (count, 1)), random.uniform(1, 9, (count, 1))
-        y = level + height * wave + random.standard_normal((count, num_rows))
-        names = np.array([f"series_{number:07d}" for number in range(first, first + count)])
-        table = pa.table({
-            "unique_id": pa.array(names.astype(object)).take(pa.array(np.repeat(np.arange(count), num_rows))),
-            "ds": np.tile(hours, count),
-            "y": y.astype(np.float32).reshape(-1),
-        })  # fmt: skip
-        pq.write_table(table, folder / f"{first:07d}.parquet", row_group_size=1_000_000)
 
 
 def write_bundle(folder: Path, context_length: int) -> None:
@@ -254,7 +232,7 @@ def main() -> int:
 def compare(folder: Path, arguments: argparse.Namespace) -> int:
     """Both contestants in turn, and what the output holds."""
     data, bundle, output, workers = folder / "in", folder / "bundle", folder / "out", arguments.workers
-    write_input(data, arguments.series, arguments.rows)
+    write_waves(data, arguments.series, arguments.rows, SERIES_PER_FILE)
     write_bundle(bundle, arguments.context_length)
     bare = [run_bare(bundle, data, workers)]
     whole = run_bulk(bundle, data, output, workers, kill_at=None)

@@ -22,34 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from reporting import machine, write_results
+from waves import write_waves
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_BYTES = 2e9
 SERIES_PER_FILE = 10_000
 TRAIN = ("fit.val_check_steps=100", "model.context_length=96", "model.horizon=24", "tracking.register=false")
-
-
-def write_input(folder: Path, num_series: int, num_rows: int) -> None:
-    """Hourly series with a daily wave, 10,000 per file."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    hours = np.datetime64("2024-01-01", "us") + np.arange(num_rows) * np.timedelta64(3600, "s")
-    wave = np.sin(np.arange(num_rows) * 2 * np.pi / 24)
-    folder.mkdir()
-    for first in range(0, num_series, SERIES_PER_FILE):
-        count = min(SERIES_PER_FILE, num_series - first)
-        random = np.random.default_rng(first)
-        y = random.normal(50, 10, (count, 1)) + random.uniform(1, 9, (count, 1)) * wave
-        y += random.standard_normal((count, num_rows))
-        names = np.array([f"series_{number:07d}" for number in range(first, first + count)])
-        table = pa.table({
-            "unique_id": pa.array(names.astype(object)).take(pa.array(np.repeat(np.arange(count), num_rows))),
-            "ds": np.tile(hours, count),
-            "y": y.astype(np.float32).reshape(-1),
-        })  # fmt: skip
-        pq.write_table(table, folder / f"{first:07d}.parquet", row_group_size=1_000_000)
 
 
 def memory(pid: int) -> dict[str, int]:
@@ -106,7 +84,7 @@ def main() -> int:
 
 def compare(folder: Path, arguments: argparse.Namespace) -> int:
     """Kill a build, let it go on and train, train again from the map."""
-    write_input(folder / "in", arguments.series, arguments.rows)
+    write_waves(folder / "in", arguments.series, arguments.rows, SERIES_PER_FILE)
     killed = train(folder, "killed", arguments.steps, kill_at_part=arguments.series * arguments.rows // 2_000_000 // 2)
     first = train(folder, "first", arguments.steps)
     second = train(folder, "second", arguments.steps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,9 +29,9 @@ class TableQuery(BaseModel):
     """`name`, `name@alias` or `name/version`; left out = the default model."""
     horizon: int | None = Field(default=None, ge=1)
     """Steps to forecast; left out = all of the model's."""
-    level: list[float] | None = Field(default=None, max_length=MAX_LEVELS)
+    level: list[Annotated[float, Field(gt=0, lt=100)]] | None = Field(default=None, max_length=MAX_LEVELS)
     """Central intervals in percent, comma-separated or repeated."""
-    quantiles: list[float] | None = Field(default=None, max_length=MAX_LEVELS)
+    quantiles: list[Annotated[float, Field(gt=0, lt=1)]] | None = Field(default=None, max_length=MAX_LEVELS)
     """Quantile levels, likewise; left out = those the model was trained for."""
 
 

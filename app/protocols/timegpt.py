@@ -20,8 +20,12 @@ from app.schemas.forecast import MAX_LEVELS, ForecastRequest, SeriesRequest, Tim
 from app.services.answer import Answer
 from app.services.forecasting import parse_json
 from app.services.loading import Resolved
+from app.services.series_error import SeriesError
+from app.services.times import Grid
 from models.bundle import BundleManifest
 
+# Windows overlap, and each is a copy of the context before it: so many values in all, whatever the body's size.
+MAX_WINDOW_VALUES = 10_000_000
 # The client's own names for models; here they stand for the default model.
 DEFAULT_MODELS = "timegpt"
 # What TimeGPT does and this service does not; the client sends these, empty, with every request.
@@ -31,6 +35,7 @@ _IGNORED = ("finetune_depth", "finetune_loss", "clean_ex_first", "refit")
 
 # The client asks for the quantile 0.5 as the level 0, and reads it from `mean`.
 Level = Annotated[float, Field(ge=0, lt=100)]
+OneLevel = Annotated[float, Field(gt=0, lt=100)]
 Sizes = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, fail_fast=True)]
 Covariates = Annotated[list[Values], Field(max_length=1000)]
 
@@ -96,7 +101,7 @@ class TimeGPTAnomalies(_Document):
     series: TimeGPTSeries
     model: str | None = Field(default=None, min_length=1, max_length=512)
     freq: str = Field(min_length=1, max_length=32)
-    level: float | list[Level] = 80
+    level: OneLevel | Annotated[list[OneLevel], Field(min_length=1, max_length=1)] = 80
     """Interval outside of which a value is an anomaly, in percent."""
 
 
@@ -216,8 +221,6 @@ class AnomalyExchange(Exchange):
         """Windows of the model's horizon, back from the end as far as there is a whole context."""
         document = parse_json(TimeGPTAnomalies, body)
         level = document.level if isinstance(document.level, list) else [document.level]
-        if len(level) != 1:
-            raise invalid("level", "must be one interval.")
         found = find(model_reference(document.model))
         network = found.model.manifest.network
         self._windows = []
@@ -262,6 +265,7 @@ class _Series(NamedTuple):
         future: Known-future rows of the horizon by name.
         first: First timestamp of each series; None where the model reads no calendar and none was sent.
         start: A timestamp on the model's grid, which then takes its place.
+        grid: How the model counts time.
     """
 
     y: Sequence[float | None]
@@ -271,6 +275,7 @@ class _Series(NamedTuple):
     future: Mapping[str, Sequence[float | None]]
     first: Sequence[str | int] | None
     start: str | int
+    grid: Grid
 
     @classmethod
     def of(cls, series: TimeGPTSeries, manifest: BundleManifest, horizon: int | None) -> _Series:
@@ -305,7 +310,7 @@ class _Series(NamedTuple):
         last = manifest.trained_until
         return cls(
             series.y, starts, {name: rows[name] for name in columns.futr_exog}, {name: rows[name] for name in columns.hist_exog},
-            future, first, int(last) if manifest.time_kind == "integer" else last,
+            future, first, int(last) if manifest.time_kind == "integer" else last, Grid.of(manifest),
         )  # fmt: skip
 
     def request(
@@ -327,12 +332,25 @@ class _Series(NamedTuple):
         if future is not None:
             ahead = slice(future * horizon, (future + 1) * horizon)
         source = self.futr if future is None else self.future
-        start = self.start if self.first is None else self.first[index]
+        start = self._time_of(index, begin)
         return SeriesRequest.model_construct(
             unique_id=name or f"series {index + 1}", start=start, freq=freq, y=list(self.y[past]),
             futr_exog={name: [*row[past], *source[name][ahead]] for name, row in self.futr.items()},
             hist_exog={name: list(row[past]) for name, row in self.hist.items()},
         )  # fmt: skip
+
+    def _time_of(self, index: int, row: int) -> str | int:
+        """Timestamp of a row of a series."""
+        if self.first is None:
+            return self.start
+        if row == 0:
+            return self.first[index]
+        path = f"series.start_datetime.{index}"
+        try:
+            first = self.grid.parse(self.first[index], path)
+            return self.grid.render(self.grid.stamps(first, row, row + 1, path))[0]
+        except SeriesError as error:
+            raise invalid(path, error.message) from None
 
     def places(self, windows: Sequence[_Window]) -> list[int]:
         """Places in `y` of every step of the windows."""
@@ -353,13 +371,13 @@ def _request_windows(
     found: Resolved, freq: str, level: list[float] | None, series: _Series, windows: Sequence[_Window]
 ) -> ForecastRequest:
     length = found.model.manifest.network.context_length
+    _validate_count(len(windows), MAX_WINDOW_VALUES // length)
     requests = []
     for window in windows:
         if window.cutoff < 1:
             raise invalid(f"series.sizes.{window.series}", "must leave at least one value before the first window.")
         name = f"series {window.series + 1}, {window.cutoff}"
-        # No more is read, and every window is a copy; but a timestamp belongs to the first row.
-        begin = max(0, window.cutoff - length) if series.first is None else 0
+        begin = max(0, window.cutoff - length)  # no more is read
         requests.append(series.request(window.series, freq, begin, window.cutoff, window.steps, name=name))
     return ForecastRequest(model=pinned(found), horizon=windows[0].steps, level=_real(level), quantiles=[], series=requests)
 

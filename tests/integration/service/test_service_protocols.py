@@ -133,6 +133,25 @@ def test_timegpt_with_first_timestamps_serves_a_model_that_reads_the_calendar(la
     assert client.post("/v2/forecast", json=body).json()["mean"] == asked(client, series())[0]["mean"]
 
 
+def test_timegpt_windows_keep_their_time(launch, tmp_path):
+    """A window far into a series is told its own hour, though only its context is passed on."""
+    write_bundle(tmp_path / "store" / "clock" / "1", Columns(calendar=("hour_of_day_sin", "hour_of_day_cos")))
+    client = launch(tmp_path / "store")
+    y = [float(value) for value in np.random.default_rng(3).normal(10, 3, CONTEXT + 20)]
+    body = {"series": {"y": y, "sizes": [len(y)], "start_datetime": ["2026-01-01T00:00:00"]}, "h": 2, "freq": "h"}
+    answer = client.post("/v2/cross_validation", json=body).json()
+    assert answer["mean"] == pytest.approx(asked(client, series(y=y[:-2]), horizon=2)[0]["mean"], rel=1e-6)
+    body["series"]["start_datetime"] = ["soon"]
+    assert refused(client, "/v2/cross_validation", body) == (422, "request_invalid", "series.start_datetime.0")
+
+
+@pytest.mark.parametrize("level", [0, 100, -5, [], [80, 90], [0]])
+def test_timegpt_anomalies_take_one_level(served, level):
+    """A level that is no interval is the caller's mistake, never the service's failure."""
+    body = {"series": {"y": [1.0, 2.0] * 20, "sizes": [40]}, "freq": "h", "level": level}
+    assert refused(served, "/v2/anomaly_detection", body)[:2] == (422, "request_invalid")
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "path"),
     [
@@ -359,6 +378,9 @@ def test_a_table_has_a_query_of_its_own(client):
     wrong = client.post("/forecast", params={"modell": "plain"}, content=b"ds,y\n2026-01-01,1\n", headers=headers).json()
     assert (wrong["code"], wrong["errors"][0]["path"]) == ("request_invalid", "modell")
     content = b"ds,y\n2026-01-01T00:00:00,1\n"
+    for query in ({"level": "150"}, {"level": "80,much"}, {"quantiles": "1.5"}, {"quantiles": "nan"}, {"horizon": "0"}):
+        answer = client.post("/forecast", params={"model": "plain", **query}, content=content, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid"), query
     missing = client.post("/forecast", params={"model": "full"}, content=content, headers=headers).json()
     assert missing["code"] == "table_invalid"
     assert COLUMNS.futr_exog[0] in missing["detail"]
