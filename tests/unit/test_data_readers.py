@@ -207,6 +207,7 @@ def test_damaged_tsf_names_the_line(tmp_path: Path) -> None:
             b"unique_id,ds,y\na,2020-01-01,1\n" + b"a,2020-01-02,1,5\n" * 3,
             "more than 3 fields in line 3 (3 such lines)",
         ),
+        (b"ds,y\n2020-01-01," + b"1" * 200_000 + b"\n", "field larger than"),
         (b"ds,y,y\n2020-01-01,1,2\n", "twice"),
         (b"date,north,north\n2020-01-01,1,2\n", "twice"),
         (b"date,date,ds,y\n1", "without a row that has a time"),
