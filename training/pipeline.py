@@ -109,6 +109,8 @@ class TrainingResult:
             "timing": {
                 "prepare_seconds": round(self.prepared.seconds, 3),
                 "fit_seconds": round(self.state.fit_seconds, 3),
+                "processor_seconds": round(self.state.processor_seconds, 3),
+                "check_seconds": round(self.state.check_seconds, 3),
                 "windows_per_second": round(speeds[-1], 1) if speeds else 0.0,
                 "steps": self.state.step,
             },
@@ -167,7 +169,7 @@ def train(
         GradcastError: Whatever went wrong, by kind.
         FitInterruptedError: If the user stopped the fit.
     """
-    prepared = prepare(config, watch=progress.reading)
+    prepared = prepare(config, watch=progress.reading, left_open=None if resume is None else resume.left_open())
     config = prepared.config
     if config.fit.batch_size < team.size:
         message = f"must be at least one window per worker, but is {config.fit.batch_size} for {team.size} instead."
@@ -178,7 +180,7 @@ def train(
     run = resume or RunDirectory.create(config, output)
     say(f"run directory {run.path}")
     with run.locked():
-        run.write_state(status="running")
+        run.write_state(status="running", left_open=prepared.left_open)
         with _truthful_end(run, tracker):
             tracker.start(describe_run(prepared, run, parent.tags() if parent else {}))
             if parent is not None and parent.checkpoint is not None:

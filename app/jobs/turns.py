@@ -6,15 +6,10 @@ and to no other, and keeps a row of it.
 
 from __future__ import annotations
 
-import json
-import logging
 import secrets
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
-
-logger = logging.getLogger(__name__)
 
 # Rows name this instead of a release: a job outlives an update of the program.
 APPLICATION_VERSION = "1"
@@ -33,20 +28,11 @@ class Turns:
 
     def __init__(self, url: str, work: Callable[[str], str]) -> None:
         # Two seconds of import that only this process pays.
-        from dbos import DBOS, Serializer
+        from dbos import DBOS
 
-        class JsonSerializer(Serializer):
-            """Rows hold JSON; by default DBOS pickles."""
+        from app.jobs.queue_format import JsonSerializer, refuse_pickles
 
-            def serialize(self, data: Any) -> str:
-                return json.dumps(data)
-
-            def deserialize(self, serialized_data: str) -> Any:
-                return json.loads(serialized_data)
-
-            def name(self) -> str:
-                return "gradcast_json"
-
+        refuse_pickles()
         self._dbos = DBOS
         self._worker = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         DBOS(
