@@ -13,7 +13,7 @@ from tests.faults.children import kill_group, start
 from tests.faults.postgres import Postgres, find_binaries
 from tests.faults.test_service_faults import SPEC, furnish, wait_for, work
 
-NUM_JOBS = 8
+NUM_JOBS = 5
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def queue_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
 
 @pytest.mark.parametrize("queue_url", ["sqlite", "postgres"], indirect=True)
 def test_one_job_beside_many_starts_within_the_length_of_one_though_the_worker_is_killed(queue_url, tmp_path, ledger):
-    """Ada's eight jobs wait for one place, of which two workers know; Bob's comes while the first runs, and the workers are
+    """Ada's five jobs wait for one place, of which two workers know; Bob's comes while the first runs, and the workers are
     killed -9: his is the next to begin, but for one that may just have been chosen. All succeed, none runs twice at a time.
     """
     root = furnish(tmp_path)
