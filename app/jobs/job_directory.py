@@ -57,6 +57,9 @@ class JobSpec(_Record):
         user: Name of the key that asked for it.
     """
 
+    # What a later version noted beside this is not needed to run the job: going back to this version must be possible.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
     id: str
     dataset_id: str
     dataset_name: str
