@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import pipeline
+from training import pipeline, thread_choice
 from training.checkpoint import LAST, read_checkpoint
 from training.config import TrainingConfig, load_config
 from training.data.shipped import shipped_path
@@ -46,8 +46,9 @@ def test_the_fewest_that_are_nearly_fastest_are_taken() -> None:
     assert candidates(1) == (1,)
 
 
-def test_a_choice_is_measured_once_and_touches_nothing() -> None:
+def test_a_choice_is_measured_once_and_touches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second time it is known; another shape is measured."""
+    monkeypatch.setattr(thread_choice, "_IDLE_SHARE", 0.0)  # however busy the machine of the test is
     prepared = prepare(config())
     before, state = [tensor.clone() for tensor in prepared.forecaster.parameters()], torch.get_rng_state()
     first, again = choose_threads(prepared), choose_threads(prepared)
@@ -58,6 +59,15 @@ def test_a_choice_is_measured_once_and_touches_nothing() -> None:
     assert torch.equal(state, torch.get_rng_state())
     assert all(itertools.starmap(torch.equal, zip(before, prepared.forecaster.parameters(), strict=True)))
     assert "measured for" in str(choose_threads(prepare(config("model.hidden_size=24"))).reason)
+
+
+def test_a_choice_made_on_a_busy_machine_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waited for a core may have seen anything: the next run measures again."""
+    monkeypatch.setattr(thread_choice, "_IDLE_SHARE", 2.0)
+    chosen = choose_threads(prepare(config()))
+    assert chosen.num_threads in (1, 2)
+    assert "others keep busy" in str(chosen.reason)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_what_was_told_is_followed_and_a_limit_of_one_leaves_no_choice(tmp_path: Path) -> None:
