@@ -21,8 +21,12 @@ from training.tracking.tracker import NOOP_TRACKER
 
 
 def send_assignment(team: Team, prepared: Prepared) -> None:
-    """Tell the followers what to fit next: the configuration without nulls, and which data it was made for."""
-    document = {"config": prepared.config.model_dump(mode="json", by_alias=True), "fingerprint": prepared.panel.fingerprint}
+    """Tell the followers what to fit next: the configuration without nulls, how its data was read, and which data that is."""
+    document = {
+        "config": prepared.config.model_dump(mode="json", by_alias=True),
+        "left_open": prepared.left_open,
+        "fingerprint": prepared.panel.fingerprint,
+    }
     team.broadcast(json.dumps(document).encode())
 
 
@@ -45,14 +49,14 @@ def follow(team: Team) -> None:
     while assignment := team.broadcast():
         document = json.loads(assignment)
         try:
-            _fit_along(team, build_config(document["config"]), document["fingerprint"])
+            _fit_along(team, build_config(document["config"]), document["left_open"], document["fingerprint"])
         except (NumericalError, FitInterruptedError):
             continue  # the same in every process; the leader deals with it
 
 
-def _fit_along(team: Team, config: TrainingConfig, fingerprint: str) -> None:
+def _fit_along(team: Team, config: TrainingConfig, left_open: list[str], fingerprint: str) -> None:
     unmeasured = config.gradients.model_copy(update={"preset": "off"})
-    prepared = prepare(config.model_copy(update={"gradients": unmeasured}))
+    prepared = prepare(config.model_copy(update={"gradients": unmeasured}), left_open=left_open)
     if prepared.panel.fingerprint != fingerprint:
         message = f"must be the leader's, but worker {team.rank} reads another file."
         raise DataError([Problem("data_differs", str(config.data.path), message, "Bring the same file to every machine.")])

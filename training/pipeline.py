@@ -175,7 +175,7 @@ def train(
         GradcastError: Whatever went wrong, by kind.
         FitInterruptedError: If the user stopped the fit.
     """
-    prepared = prepare(config, watch=progress.reading)
+    prepared = prepare(config, watch=progress.reading, left_open=None if resume is None else resume.left_open())
     config = prepared.config
     if config.fit.batch_size < team.size:
         message = f"must be at least one window per worker, but is {config.fit.batch_size} for {team.size} instead."
@@ -186,7 +186,7 @@ def train(
     run = resume or RunDirectory.create(config, output)
     say(f"run directory {run.path}")
     with run.locked():
-        run.write_state(status="running")
+        run.write_state(status="running", left_open=prepared.left_open)
         with _truthful_end(run, tracker):
             tracker.start(describe_run(prepared, run, parent.tags() if parent else {}))
             if parent is not None and parent.checkpoint is not None:

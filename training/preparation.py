@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from models.config import COUNT_HEADS
 from models.forecaster import Forecaster
 from training.choices import resolve_choices
-from training.config import TrainingConfig
+from training.config import DataConfig, TrainingConfig
 from training.data.counts import validate_counts
 from training.data.mapping import Watch
 from training.data.panel import Panel, load_panel
@@ -28,6 +29,8 @@ from training.warm_start import load_weights, open_warm_start
 # Errors of a nearly constant window are measured in at least this share of its series' standard deviation.
 SCALE_FLOOR_SHARE = 0.01
 MAX_VALIDATION_WINDOWS = 1024
+# Keys whose null is filled in from the panel; set, the same rows would be read into another store.
+FOUND_IN_DATA = ("data.freq", "data.season_length", "model.horizon")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 
 
@@ -45,6 +48,7 @@ class Prepared:
         need: How far back the data pays; None for a network without recurrence, and without instruments where nothing
             is chosen by it.
         seconds: Time taken.
+        left_open: Keys of `FOUND_IN_DATA` that were null when the data was read.
         known_until: Last timestamp that the weights of a warm start were trained on; empty without one.
     """
 
@@ -56,6 +60,7 @@ class Prepared:
     forecaster: Forecaster
     need: Need | None
     seconds: float
+    left_open: tuple[str, ...] = ()
     known_until: str = ""
 
     @property
@@ -64,13 +69,20 @@ class Prepared:
         return self.forecaster.config.horizon
 
 
-def prepare(config: TrainingConfig, panel: Panel | None = None, watch: Watch | None = None) -> Prepared:
+def prepare(
+    config: TrainingConfig,
+    panel: Panel | None = None,
+    watch: Watch | None = None,
+    left_open: Collection[str] | None = None,
+) -> Prepared:
     """Read the data, fill in the nulls, split, and build the network.
 
     Args:
         config: As the user wrote it.
         panel: The data of `config.data`, where it has been read already.
         watch: Told how far the reading is where it takes long.
+        left_open: Of a configuration whose nulls were filled in since: those of the first reading, so that this one
+            gives the same panel to the bit, and finds the same memory map.
 
     Raises:
         ConfigurationError: If no data file is named.
@@ -87,8 +99,10 @@ def prepare(config: TrainingConfig, panel: Panel | None = None, watch: Watch | N
     if config.fit.warm_start is not None:
         config, bundle = open_warm_start(config)
     columns = None if bundle is None else bundle.manifest.columns
+    opened = _left_open(config) if left_open is None else tuple(left_open)
     if panel is None:
-        panel = load_panel(config.data, config.model.horizon or 0, columns, watch)
+        data, horizon_read = _as_read(config, opened)
+        panel = load_panel(data, horizon_read, columns, watch)
     if config.model.head in COUNT_HEADS:
         validate_counts(panel, config.model.head)
     config, notes, need = resolve_choices(config, panel)
@@ -113,7 +127,19 @@ def prepare(config: TrainingConfig, panel: Panel | None = None, watch: Watch | N
     seconds = time.perf_counter() - started
     said = (*notes, *panel.notes, *splits.notes)
     known_until = "" if bundle is None else bundle.manifest.trained_until
-    return Prepared(config, said, panel, splits, store, forecaster, need, seconds, known_until)
+    return Prepared(config, said, panel, splits, store, forecaster, need, seconds, opened, known_until)
+
+
+def _left_open(config: TrainingConfig) -> tuple[str, ...]:
+    tree = config.model_dump()
+    return tuple(key for key in FOUND_IN_DATA if tree[key.partition(".")[0]][key.partition(".")[2]] is None)
+
+
+def _as_read(config: TrainingConfig, left_open: Collection[str]) -> tuple[DataConfig, int]:
+    """Data configuration and horizon of the first reading."""
+    nulls = {key.partition(".")[2]: None for key in left_open if key.startswith("data.")}
+    horizon = 0 if "model.horizon" in left_open else config.model.horizon
+    return config.data.model_copy(update=nulls), horizon or 0
 
 
 def build_fit_data(prepared: Prepared) -> FitData:

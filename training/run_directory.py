@@ -86,6 +86,11 @@ class RunDirectory:
             raise CheckpointError(str(self.state_path), "a readable JSON document", "damaged") from None
         return dict(document)
 
+    def left_open(self) -> list[str] | None:
+        """Keys that were null when the run's data was first read; None if nobody wrote that down."""
+        keys = self.state().get("left_open")
+        return None if keys is None else [str(key) for key in keys]
+
     @property
     def is_running(self) -> bool:
         """Whether a live process trains in it; a killed one leaves no other trace than a lock that is free."""

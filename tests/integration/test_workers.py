@@ -27,7 +27,16 @@ pytestmark = pytest.mark.network
 
 
 @pytest.fixture(scope="module")
-def team() -> Iterator[Team]:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where all processes keep their memory maps."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(place))
+        yield place
+
+
+@pytest.fixture(scope="module")
+def team(cache: Path) -> Iterator[Team]:
     """Two processes, for all fits of this file."""
     with open_team(2) as pair:
         yield pair
@@ -125,6 +134,18 @@ def test_one_process_writes_to_the_tracker(team: Team, data: Path, tmp_path: Pat
     tracker = Recorder()
     train(config_for(data), tmp_path / "run", team, tracker=tracker)
     assert tracker.steps == [6, 12]
+
+
+def test_the_memory_map_is_built_once(team: Team, cache: Path, data: Path, tmp_path: Path) -> None:
+    """By the leader, though it reads before frequency and horizon are chosen and the others after; a resumed run finds it too."""
+    (tmp_path / "rows").mkdir()
+    pd.read_csv(data, parse_dates=["ds"]).to_parquet(tmp_path / "rows" / "part.parquet", index=False)
+    settings = ("data.storage=map", "data.freq=null", "model.horizon=null", "fit.max_steps=6")
+    train(config_for(tmp_path / "rows", *settings), tmp_path / "run", team)
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.config().data.freq == "h"
+    pipeline.train(run.config(), resume=run, team=team)
+    assert len(list((cache / "gradcast" / "panels").glob("*/store.json"))) == 1
 
 
 def test_a_batch_smaller_than_the_team_is_refused(team: Team, data: Path, tmp_path: Path) -> None:
