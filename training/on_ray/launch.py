@@ -32,6 +32,7 @@ from training.progress import FitProgress
 from training.reporting import gradcast_version
 from training.run_directory import RunDirectory
 from training.team import LOST
+from training.tracking.environment import make_store, resolve_uri
 
 PATIENCE_SECONDS, END_SECONDS = 0.2, 10.0
 # Teams that are lost one after the other without a new checkpoint: whatever kills them will do so again.
@@ -78,6 +79,7 @@ def train_on_ray(
         FitInterruptedError: If the user stopped the fit.
         GradcastError: Whatever went wrong in a worker, by kind.
     """
+    make_store(resolve_uri(config.tracking))
     processors = config.fit.num_threads or 1
     with connected(num_workers[1] * processors) as place, _marked(run) as mark:
         stop_requested = listen()
