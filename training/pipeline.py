@@ -109,6 +109,8 @@ class TrainingResult:
             "timing": {
                 "prepare_seconds": round(self.prepared.seconds, 3),
                 "fit_seconds": round(self.state.fit_seconds, 3),
+                "processor_seconds": round(self.state.processor_seconds, 3),
+                "check_seconds": round(self.state.check_seconds, 3),
                 "windows_per_second": round(speeds[-1], 1) if speeds else 0.0,
                 "steps": self.state.step,
             },

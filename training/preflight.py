@@ -29,6 +29,7 @@ from training.gradients.spectral import measure_spectral_radius
 from training.initial_reach import LayerReach, StartProbe, measure_layers, whole_stack
 from training.preflight_text import describe, headline, notes
 from training.preparation import Prepared
+from training.process_memory import MemoryGrowth
 from training.start_choice import start_order
 from training.threads import one_thread
 
@@ -63,7 +64,7 @@ class Preflight:
         layers: Reach of every recurrent layer and of the stack, at the start; empty without recurrence.
         memory: Time constants that follow from the weights alone, per recurrent layer.
         spectral_radius: Of every layer's recurrent matrix.
-        cost: Memory and time of the fit.
+        cost: Memory, disk and time of the fit.
         alternatives: Settings that would reach, the smallest change first; empty where nothing is amiss.
         seconds: What finding out took.
     """
@@ -135,7 +136,8 @@ class Preflight:
             "memory": [asdict(memory) for memory in self.memory],
             "spectral_radius": {name.partition("/")[2]: radius for name, radius in self.spectral_radius.items()},
             "cost": {
-                "memory_bytes": asdict(self.cost.memory) | {"total": self.cost.memory.total},
+                "memory_bytes": self._memory(),
+                "disk_bytes": asdict(self.cost.disk) | {"run": self.cost.disk.run, "total": self.cost.disk.total},
                 "seconds": None if self.cost.time is None else asdict(self.cost.time),
                 "failure": self.cost.failure,
             },
@@ -143,12 +145,18 @@ class Preflight:
             "seconds": round(self.seconds, 3),
         }
 
+    def _memory(self) -> dict[str, Any]:
+        memory = self.cost.memory
+        process = None if memory.process is None else asdict(memory.process) | {"peak": memory.process.peak}
+        return asdict(memory) | {"total": memory.total, "process": process}
 
-def preflight(prepared: Prepared) -> Preflight:
+
+def preflight(prepared: Prepared, preparation: MemoryGrowth | None = None) -> Preflight:
     """Measure the start of a fit; weights, gradients and random states stay as they are.
 
     Args:
         prepared: Data and network.
+        preparation: As in `measure_cost`: from a process of its own, whose memory grows as that of a training.
     """
     started = time.perf_counter()
     need = prepared.need
@@ -156,12 +164,13 @@ def preflight(prepared: Prepared) -> Preflight:
     memory: tuple[StaticMemory, ...] = ()
     radius: dict[str, float] = {}
     network = prepared.forecaster
+    # First: what the other measurements hold would be taken for memory of the fit.
+    cost = measure_cost(prepared, preparation)
     if isinstance(network, RecurrentForecaster):
         with one_thread():
             lag = steps_to_cover(need) if steps_to_cover(need) > 1 else network.config.context_length
             layers = measure_layers(network, _windows(prepared), lag)
             memory, radius = tuple(measure_static_memory(network)), measure_spectral_radius(network)
-    cost = measure_cost(prepared)
     found = Preflight(prepared.config, need, layers, memory, radius, cost, (), 0.0)
     alternatives = () if found.reaches else find_alternatives(prepared, found.wanted_steps)
     seconds = time.perf_counter() - started

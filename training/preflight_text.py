@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from training.fit_cost import FitCost
+from training.fit_disk import DiskEstimate
+from training.fit_memory import MemoryEstimate
 from training.gradients.need import Need
 
 if TYPE_CHECKING:
@@ -65,7 +67,8 @@ def describe(found: Preflight) -> str:
     memory, cost = found.cost.memory, found.cost
     parts = f"weights {size(memory.weights)}, gradients {size(memory.gradients)}, optimizer {size(memory.optimizer)}"
     parts += f", activations of a batch {size(memory.activations)}, series {size(memory.panel)}"
-    lines += ["", *_aligned([("memory", f"{size(memory.total)}: {parts}"), ("time", _time(cost, found))])]
+    costs = [("memory", f"{size(memory.total)} for the fit: {parts}"), *_process(memory)]
+    lines += ["", *_aligned([*costs, ("disk", _disk(cost.disk)), ("time", _time(cost, found))])]
     if found.alternatives:
         lines += ["", "settings whose start would reach, the smallest change first, each for --set"]
         lines += [_alternative_line(alternative) for alternative in found.alternatives]
@@ -201,17 +204,38 @@ def _time(cost: FitCost, found: Preflight) -> str:
     fit = found.config.fit
     checks = -(-fit.max_steps // fit.val_check_steps)
     how = "" if cost.time.is_measured else ", scaled up from a few windows"
-    parts = (
-        f"{fit.max_steps:,} steps of {duration(cost.time.step)}, {checks} checks of {duration(cost.time.check)}{how}"
-    )
-    return f"about {duration(cost.time.fit)} on one core: {parts}"
+    looks = f" and {duration(cost.time.look)} per look at the gradient" if cost.time.look else ""
+    parts = f"{fit.max_steps:,} steps of {duration(cost.time.step)}{looks}, {checks} checks of {duration(cost.time.check)}{how}"
+    others = f"; {duration(cost.time.processor)} of processor time: others keep this machine busy" if cost.time.is_busy else ""
+    final = ", and at most as many steps on all rows" if fit.final else ""
+    bound = ", less if it stops early" if fit.patience is not None else ""
+    return f"about {duration(cost.time.fit)} on {_threads(cost.time.num_threads)}{bound}: {parts}{final}{others}"
+
+
+def _process(memory: MemoryEstimate) -> list[tuple[str, str]]:
+    process = memory.process
+    if process is None:
+        return []
+    parts = f"interpreter, torch and other libraries {size(process.libraries)}, preparation {size(process.preparation)}"
+    return [("process", f"at most {size(process.peak)} resident: {parts}, fit and backtest {size(process.fit)}")]
+
+
+def _disk(disk: DiskEstimate) -> str:
+    parts = f"checkpoints {size(disk.checkpoints)}, bundle {size(disk.bundle)}, backtest {size(disk.backtest)}"
+    mapped = f"; and {size(disk.map)} for the mapped panel, once for all runs on this data" if disk.map else ""
+    return f"{size(disk.run)} for the run: {parts}, reports {size(disk.reports)}{mapped}"
 
 
 def _cost(cost: FitCost) -> str:
-    memory = f"about {size(cost.memory.total)}"
+    process = cost.memory.process
+    memory = f"about {size(cost.memory.total)}" if process is None else f"about {size(process.peak)} resident"
     if cost.time is None:
         return f"{memory}; its first step fails: {cost.failure}"
-    return f"{memory} and {duration(cost.time.fit)} on one core"
+    return f"{memory}, {size(cost.disk.total)} of disk and {duration(cost.time.fit)} on {_threads(cost.time.num_threads)}"
+
+
+def _threads(count: int) -> str:
+    return "one thread" if count == 1 else f"{count} threads"
 
 
 def _alternative_line(alternative: Alternative) -> str:

@@ -6,7 +6,6 @@ Whether a job lives is decided by its lock, so that a job whose worker was kille
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -15,7 +14,6 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from app.jobs.datasets import DatasetStore
 from app.jobs.job_directory import JobDirectory
@@ -85,20 +83,11 @@ class Worker:
     def _open_queue(self) -> tuple[Callable[[JobDirectory], None], Callable[[], None]]:
         """Start DBOS; returns what puts a job into the queue, and what ends it."""
         # Two seconds of import that only this process pays.
-        from dbos import DBOS, Serializer, SetWorkflowID
+        from dbos import DBOS, SetWorkflowID
 
-        class JsonSerializer(Serializer):
-            """The queue's rows hold JSON; by default DBOS pickles."""
+        from app.jobs.queue_format import JsonSerializer, refuse_pickles
 
-            def serialize(self, data: Any) -> str:
-                return json.dumps(data)
-
-            def deserialize(self, serialized_data: str) -> Any:
-                return json.loads(serialized_data)
-
-            def name(self) -> str:
-                return "gradcast_json"
-
+        refuse_pickles()
         DBOS(
             config={
                 "name": "gradcast", "system_database_url": queue_url(self._settings),

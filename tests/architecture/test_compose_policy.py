@@ -12,7 +12,7 @@ import yaml
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 OVERLAYS = ("compose.gpu.yaml", "compose.auth.yaml")
 # End by themselves, so there is no health to ask for; the worker listens nowhere and has its jobs' locks for a pulse.
-WITHOUT_HEALTH = {"password", "bootstrap", "train", "worker"}
+WITHOUT_HEALTH = {"password", "bucket", "bootstrap", "train", "worker"}
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
 VARIABLE = re.compile(r"\$\{[A-Z0-9_]+:?-?([^}]*)\}")
 
@@ -125,6 +125,15 @@ def test_the_database_has_no_way_out():
     assert SERVICES["db"]["networks"] == ["database"]
     assert STACK["networks"]["database"]["internal"] is True
     assert "ports" not in SERVICES["db"]
+
+
+def test_the_bucket_is_reached_by_mlflow_alone():
+    """Its network is internal and only MLflow is in it too; without the profile MLflow does not wait for it."""
+    assert SERVICES["s3"]["networks"] == ["storage"]
+    assert STACK["networks"]["storage"]["internal"] is True
+    assert {name for name, service in SERVICES.items() if "storage" in service.get("networks", [])} == {"s3", "mlflow"}
+    assert "ports" not in SERVICES["s3"]
+    assert SERVICES["mlflow"]["depends_on"]["s3"]["required"] is False
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

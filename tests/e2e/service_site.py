@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import httpx
 class Site:
     """The service as a process, with everything it writes in one folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, tracking_uri: str | None = None) -> None:
+        self.folder, self.tracking_uri = folder, tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
         self.jobs = folder / "jobs" / "jobs"
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
@@ -26,7 +27,7 @@ class Site:
     def start(self) -> None:
         environment = {
             **os.environ, "GRADCAST_PORT": str(self.port), "GRADCAST_JOBS_DIRECTORY": str(self.folder / "jobs"),
-            "GRADCAST_TRACKING_URI": f"sqlite:///{self.folder / 'mlflow.db'}", "GRADCAST_POLL_SECONDS": "0.5",
+            "GRADCAST_TRACKING_URI": self.tracking_uri, "GRADCAST_POLL_SECONDS": "0.5",
             "GRADCAST_CACHE_DIRECTORY": str(self.folder / "cache"), "OMP_NUM_THREADS": "1",
             "XDG_CACHE_HOME": str(self.folder / "cache"),
         }  # fmt: skip
@@ -35,6 +36,14 @@ class Site:
                 [sys.executable, "-P", "-m", "app"], env=environment, stdout=log, stderr=log, cwd=self.folder
             )
         wait_for(lambda: self.answers("/livez"))
+
+    def end(self) -> None:
+        """Leave no process."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
 
     def answers(self, path: str) -> bool:
         try:

@@ -31,11 +31,7 @@ def site(tmp_path):
     """Nothing of it survives the test."""
     site = Site(tmp_path)
     yield site
-    if site.process is not None:
-        site.process.kill()
-        site.process.wait()
-    for pid in site.processes():
-        os.kill(pid, signal.SIGKILL)
+    site.end()
 
 
 def test_a_job_survives_the_death_of_service_and_worker(site, repository, ledger):

@@ -77,12 +77,17 @@ class Postgres:
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def dump(self, database: str) -> str:
+        """Everything that a database holds, as text."""
+        return self._run("pg_dump", "-h", "127.0.0.1", "-p", str(self.port), "-U", "gradcast", database)
+
     def _answers(self) -> bool:
         command = [self._binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(command, check=False).returncode == 0
 
-    def _run(self, program: str, *words: str) -> None:
+    def _run(self, program: str, *words: str) -> str:
         ended = subprocess.run(
             [self._binaries / program, *words], cwd=self.directory, capture_output=True, text=True, check=False, **self._identity
         )
         assert ended.returncode == 0, ended.stderr
+        return ended.stdout

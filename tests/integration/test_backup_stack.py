@@ -21,10 +21,11 @@ words, folder = sys.argv[2:], sys.argv[1]
 with open(folder + "/asked.txt", "a") as log:
     log.write(" ".join(words[:3]) + "\\n")
 if words[0] in ("exec", "run"):
-    services = ("db", "mlflow", "api")
+    services = ("db", "mlflow", "api", "bucket")
     at = next(number for number, word in enumerate(words) if word in services)
     entry = [words[words.index("--entrypoint") + 1]] if "--entrypoint" in words else []
-    paths = {"/var/lib/mlflow": folder + "/mlflow", "/var/lib/gradcast": folder + "/gradcast"}
+    paths = {"/var/lib/mlflow": folder + "/mlflow", "/var/lib/gradcast": folder + "/gradcast",
+             "/var/lib/objects": folder + "/objects"}
     command = [*entry, *words[at + 1:]]
     for inside, outside in paths.items():
         command = [word.replace(inside, outside) for word in command]
@@ -89,6 +90,26 @@ def test_a_stack_comes_back_as_it_was(stack):
     asked = (folder / "asked.txt").read_text().splitlines()
     assert asked.index("stop api worker") < asked.index("exec -T db", asked.index("stop api worker")) < len(asked) - 1
     assert asked[-1] == "up --detach --wait"
+
+
+def test_a_bucket_comes_back_with_what_is_known_of_its_objects(stack):
+    """The volume of the store is in the backup if artifacts are in it, extended attributes included, and else not asked for."""
+    _, folder, environment = stack
+    held = folder / "objects/mlflow/1/bundle.json"
+    held.parent.mkdir(parents=True)
+    held.write_text("{}")
+    os.setxattr(held, "user.etag", b"1234")
+    assert call("backup", environment, folder / "without").returncode == 0
+    assert not (folder / "without/objects.tar.gz").exists()
+    environment["ARTIFACTS_DESTINATION"] = "s3://mlflow"
+    made = call("backup", environment, folder / "backup")
+    assert made.returncode == 0, made.stderr
+    held.unlink()
+    (folder / "objects/mlflow/later").write_text("later")
+    done = call("restore", environment, folder / "backup")
+    assert done.returncode == 0, done.stderr
+    assert (held.read_text(), os.getxattr(held, "user.etag")) == ("{}", b"1234")
+    assert not (folder / "objects/mlflow/later").exists()
 
 
 def test_a_damaged_backup_changes_nothing(stack):

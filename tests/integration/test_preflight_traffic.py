@@ -91,7 +91,8 @@ def test_training_after_a_preflight_is_equal_to_the_bit(tmp_path: Path, monkeypa
 
 def test_the_verb_prints_one_json_document_and_is_quiet(tmp_path: Path) -> None:
     """Exit code 0 also where the reach is short: preflight tells, it does not judge."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    cache = tmp_path / "cache"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cache)}
     words = [
         "preflight",
         "--data",
@@ -115,8 +116,14 @@ def test_the_verb_prints_one_json_document_and_is_quiet(tmp_path: Path) -> None:
     assert document["reaches"] is False
     assert document["reach_steps"] < 72
     assert document["alternatives"]
-    assert document["cost"]["memory_bytes"]["total"] > 0
-    assert list(tmp_path.iterdir()) == [], "nothing is written"
+    memory, disk = document["cost"]["memory_bytes"], document["cost"]["disk_bytes"]
+    process = memory["process"]
+    assert process["libraries"] > 100e6, "Python with torch, pandas and all"
+    assert process["peak"] == process["libraries"] + process["preparation"] + process["fit"]
+    assert disk["total"] == disk["run"] > 3 * memory["weights"]
+    kept = [path.name for path in (cache / "gradcast" / "measured").iterdir()]
+    assert [name.partition("-")[0] for name in kept] == ["libraries"], "measured once"
+    assert list(tmp_path.iterdir()) == [cache], "nothing else is written"
 
 
 def test_the_verb_imports_no_tracker(tmp_path: Path) -> None:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
 import json
 import os
 import pickle  # noqa: TID251  the weapon, not the tool
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from app.jobs.job_directory import JobDirectory
 from models.bundle import load_bundle, manifest_hash
 from models.errors import BundleError
+from tests.e2e.service_site import wait_for
 from tests.integration.service.service_bundles import TestClient, write_bundle
 from training.checkpoint import read_checkpoint
 from training.config import DataConfig, load_config
 from training.data.panel import load_panel
 from training.errors import CheckpointError, ConfigurationError, DataError
+
+PLANTED = "planted"
 
 
 class Bomb:
@@ -99,3 +108,38 @@ def test_an_upload_that_is_a_pickle_is_refused(tmp_path, bomb):
         answer = client.post("/datasets", content=bomb, params={"name": "model.parquet"})
         assert (answer.status_code, answer.json()["code"]) == (422, "dataset_invalid")
         assert client.get("/datasets").json()["datasets"] == []
+
+
+@pytest.mark.slow
+def test_a_row_of_the_queue_that_is_a_pickle_is_refused(tmp_path, bomb):
+    """A row that says it holds a pickle is not opened, and the jobs behind it are still worked on."""
+    root = tmp_path / "jobs" / "jobs"
+    spec = {"dataset_id": "0" * 32, "dataset_name": "gone.csv", "model_name": "gone", "promote": False}
+    first = JobDirectory.create(root, "{}", **spec)
+    environment = os.environ | {"GRADCAST_JOBS_DIRECTORY": str(tmp_path / "jobs"), "GRADCAST_TRACKING_URI": "sqlite:///x.db"}
+    worker = subprocess.Popen([sys.executable, "-P", "-m", "app.jobs"], env=environment, cwd=tmp_path)
+    try:
+        wait_for(lambda: first.state == "failed")
+        plant_row(tmp_path / "jobs" / "queue.db", base64.b64encode(bomb).decode())
+        wait_for(lambda: planted_state(tmp_path / "jobs" / "queue.db") != "ENQUEUED")
+        second = JobDirectory.create(root, "{}", **spec)
+        wait_for(lambda: second.state == "failed")
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def plant_row(database: Path, content: str) -> None:
+    """A copy of a row that the worker has worked on, waiting again, with other content."""
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection, connection:
+        connection.row_factory = sqlite3.Row
+        (row,) = map(dict, connection.execute("select * from workflow_status").fetchall())
+        row |= {"workflow_uuid": PLANTED, "status": "ENQUEUED", "inputs": content, "serialization": "py_pickle", "output": None}
+        marks = ", ".join("?" * len(row))
+        connection.execute(f"insert into workflow_status ({', '.join(row)}) values ({marks})", tuple(row.values()))
+
+
+def planted_state(database: Path) -> str:
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
+        found = connection.execute("select status from workflow_status where workflow_uuid = ?", (PLANTED,)).fetchone()
+    return str(found[0])

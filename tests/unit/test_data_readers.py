@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 
 from training.config import DataConfig
+from training.data import layout
 from training.data.panel import build_panel, load_panel
 from training.data.readers import read_frame
+from training.data.timestamps import parse_timestamps
 from training.errors import DataError
 
 
@@ -113,6 +115,19 @@ def test_wide_file_is_one_series_per_column(tmp_path: Path) -> None:
         build_panel(frame, DataConfig())
 
 
+def test_a_column_of_times_is_found_among_thousands_and_not_all_are_read_as_times(tmp_path: Path, monkeypatch) -> None:
+    """Reading times is dear: beyond some dozens of columns of text only those named so are tried."""
+    tried: list[str] = []
+    monkeypatch.setattr(layout, "parse_timestamps", lambda text, name: tried.append(name) or parse_timestamps(text, name))
+    names = [f"c{number}" for number in range(2000)]
+    rows = [[*names, "y", "date"], [*["a-1"] * 2000, "1", "2020-01-01"]]
+    path = write(tmp_path, "w.csv", "".join(",".join(row) + "\n" for row in rows))
+    frame = read(path, time_col="date")
+    assert frame["y"].tolist() == [1]
+    assert 1 < len(tried) < 80
+    assert tried[-1] == "date"
+
+
 def test_wide_file_with_named_time_column(tmp_path: Path) -> None:
     """The time column of a wide file may stand anywhere if it is named."""
     path = write(tmp_path, "w.csv", "north,when,south\n1,2020-01-01,10\n2,2020-01-02,20\n")
@@ -192,6 +207,7 @@ def test_damaged_tsf_names_the_line(tmp_path: Path) -> None:
             b"unique_id,ds,y\na,2020-01-01,1\n" + b"a,2020-01-02,1,5\n" * 3,
             "more than 3 fields in line 3 (3 such lines)",
         ),
+        (b"ds,y\n2020-01-01," + b"1" * 200_000 + b"\n", "field larger than"),
         (b"ds,y,y\n2020-01-01,1,2\n", "twice"),
         (b"date,north,north\n2020-01-01,1,2\n", "twice"),
         (b"date,date,ds,y\n1", "without a row that has a time"),

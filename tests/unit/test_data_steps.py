@@ -77,6 +77,13 @@ def test_unknown_frequency_is_refused_with_a_list(alias: str) -> None:
     assert caught.value.problems[0].code == "freq_unknown"
 
 
+@pytest.mark.parametrize("alias", ["9999999h", "99999999999D", "9999999W", "99999ME", "9999999B", "9" * 30, "9" * 5000])
+def test_a_step_beyond_all_timestamps_is_refused(alias: str) -> None:
+    """Centuries per step are no frequency, in whatever unit they are written."""
+    with pytest.raises(DataError, match="regular step"):
+        parse_frequency(alias)
+
+
 def test_future_timestamps_follow_the_last_one() -> None:
     """The future of a month's last day is the last day of the following months."""
     last = int(np.datetime64("2024-01-31", "us").astype(np.int64))

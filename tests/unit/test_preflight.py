@@ -278,12 +278,22 @@ def test_memory_counts_what_a_fit_holds(delayed: Path) -> None:
     assert 8 < per_unit < 40
 
 
-def test_time_is_steps_and_checks(delayed: Path) -> None:
-    """Fifty steps and one check, measured."""
+def test_time_is_steps_looks_and_checks(delayed: Path) -> None:
+    """Fifty steps, nine of them logged, a look at every twelfth and before the first, and one check."""
     time = measure_cost(prepare(config_for(delayed))).time
     assert time is not None
-    assert time.is_measured
-    assert time.fit == pytest.approx(50 * time.step + time.check)
+    assert (time.is_measured, time.num_threads) == (True, torch.get_num_threads())
+    assert time.updates == pytest.approx(50 * time.step + 9 * time.logged + 4 * time.look)
+    assert time.fit == pytest.approx(time.updates + time.look + time.check)
+    assert min(time.step, time.logged, time.look, time.check, time.processor) > 0
+
+
+def test_a_fit_without_instruments_does_not_pay_for_them(delayed: Path) -> None:
+    """With the preset off nothing is looked at; a final fit may take as many steps again."""
+    time = measure_cost(prepare(config_for(delayed, "gradients.preset=off", "fit.final=true"))).time
+    assert time is not None
+    assert (time.logged, time.look) == (0, 0)
+    assert time.fit == pytest.approx(100 * time.step + 2 * time.check)
 
 
 def test_document_and_page_carry_the_same_numbers(delayed: Path) -> None:

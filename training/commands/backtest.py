@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time for each of them; one that is not done is left out (default: 60)",
     )  # fmt: skip
     parser.add_argument(
-        "--adaptive-intervals", dest="adaptation_rate", type=float, nargs="?", const=0.05, metavar="RATE",
-        help="calibrate intervals on validation rows, and again after every origin (adaptive conformal inference, rate 0.05)",
+        "--adaptive-intervals", dest="adaptation_rate", type=float, nargs="?", const=0.1, metavar="RATE",
+        help="calibrate intervals on validation rows, and again after every origin (adaptive conformal inference, rate 0.1)",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FILE.parquet",
         help="write every forecast with its cutoff; scores per series and per step ahead beside it",

@@ -9,6 +9,7 @@ The network is built as `train` would build it and measured on windows of its ow
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from training.commands.options import add_config_arguments, add_output_arguments, print_json, read_config, say
 
@@ -27,14 +28,19 @@ def run(options: argparse.Namespace) -> int:
     config = read_config(options)
     from training.preflight import preflight
     from training.preparation import prepare
+    from training.process_memory import MemoryGrowth, load_readers
 
     # Whoever asks how far the data pays is told, also where training would not measure.
     asked = config.gradients.model_copy(update={"preset": "economy"})
-    prepared = prepare(config.model_copy(update={"gradients": asked}))
+    load_readers()
+    with MemoryGrowth() as preparation:
+        prepared = prepare(config.model_copy(update={"gradients": asked}))
+    # What the instruments cost is what the fit will pay for its own.
+    prepared = replace(prepared, config=prepared.config.model_copy(update={"gradients": config.gradients}))
     tell = say(options.quiet)
     for note in prepared.notes:
         tell(note)
-    found = preflight(prepared)
+    found = preflight(prepared, preparation)
     if options.json:
         print_json(found.to_dict())
     else:

@@ -15,7 +15,7 @@ from training.data.column_checks import check_covariates, check_names, check_tar
 from training.data.dialect import detect_container, read_dialect
 from training.data.findings import Audit, AuditProblem, sort_problems
 from training.data.frequency import FrequencyFinding, default_season_length, grid_clock, infer_frequency
-from training.data.layout import ColumnFacts, Layout, guess_layout, inspect_columns, resolve_layout
+from training.data.layout import ColumnFacts, Layout, count_distinct, guess_layout, inspect_columns, resolve_layout
 from training.data.panel import build_panel
 from training.data.parquet import read_parquet_sample
 from training.data.readers import read_frame, sample_frame
@@ -112,7 +112,7 @@ def _column_facts(path: Path, container: str, problems: list[AuditProblem]) -> t
         sample, names, num_rows = sample_frame(dialect), dialect.header, len(dialect.sample)
         problems += [AuditProblem("file_format", "info", None, 1, 1, f"{note}.") for note in dialect.notes]
     facts = inspect_columns(names, sample)
-    return facts, {name: int(sample[name].astype("str").nunique()) for name in facts.texts}, num_rows
+    return facts, count_distinct(facts, sample), num_rows
 
 
 def _no_layout(facts: ColumnFacts) -> AuditProblem:

@@ -216,7 +216,10 @@ def read_dialect(path: Path) -> Dialect:
         text.detach()
     delimiter = _find_delimiter(lines)
     reader = csv.reader(lines, delimiter=delimiter)
-    numbered = [(reader.line_num, row) for row in reader if any(field.strip() for field in row)]
+    try:
+        numbered = [(reader.line_num, row) for row in reader if any(field.strip() for field in row)]
+    except csv.Error as error:
+        raise unreadable(path, f"no table ({error})", "Save the table as CSV or parquet.") from None
     rows = [row for _, row in numbered]
     if not rows:
         raise unreadable(path, "blank", "Bring a file with a header and rows.", "data_empty")
@@ -250,7 +253,10 @@ def _find_delimiter(lines: list[str]) -> str:
     """The character that cuts the header and most rows into equally many fields, at least two."""
     best, best_score = ",", 0.0
     for delimiter in _DELIMITERS:
-        counts = [len(row) for row in csv.reader(lines[:50], delimiter=delimiter) if row]
+        try:
+            counts = [len(row) for row in csv.reader(lines[:50], delimiter=delimiter) if row]
+        except csv.Error:  # fields beyond all measure: cut by this character it is no table
+            continue
         if not counts or counts[0] < 2:
             continue
         common, number = Counter(counts).most_common(1)[0]

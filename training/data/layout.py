@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -28,6 +29,8 @@ _TARGET_NAMES = re.compile(
 _ID_NAMES = re.compile(
     r"^(unique_id|id|series|series_id|series_name|item_id|store|sku|code|name|key)$|_id$|code|name", re.IGNORECASE
 )
+# Reading times tries many ways of writing them. What has so many columns of text before that of its times is no table of ours.
+_MAX_TIME_TRIES = 64
 
 
 @dataclass(frozen=True)
@@ -92,35 +95,66 @@ class ColumnFacts:
 def inspect_columns(names: Sequence[str], sample: Mapping[str, pd.Series]) -> ColumnFacts:
     """Sort columns by what their first values look like."""
     groups: dict[str, list[str]] = {"times": [], "clocks": [], "numbers": [], "texts": []}
-    for name in names:
-        if name:
-            groups[_look_at(name, sample[name])].append(name)
+    named = [name for name in names if name]
+    looks = {name: _look_at_type(name, sample[name]) for name in named}
+    looks |= _look_at_texts({name: sample[name] for name in named if looks[name] is None})
+    for name in named:
+        groups[looks[name] or "texts"].append(name)
     return ColumnFacts(tuple(names), *(tuple(group) for group in groups.values()))
 
 
-def _look_at(name: str, column: pd.Series) -> str:
+def count_distinct(facts: ColumnFacts, sample: Mapping[str, pd.Series]) -> dict[str, int]:
+    """How many values the columns have that may name series."""
+    return {name: sample[name].astype("str").nunique() for name in facts.texts if _ID_NAMES.search(name)}
+
+
+def _look_at_type(name: str, column: pd.Series) -> str | None:
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         return "times"
     if pd.api.types.is_numeric_dtype(column.dtype):
         return "times" if re.fullmatch(r"ds|time|date|timestamp|year", name, re.IGNORECASE) else "numbers"
-    text = column.astype("str").str.strip()
-    text = text[~text.isin(MISSING_TEXTS)]
-    if not len(text):
-        return "numbers"
-    if text.str.fullmatch(r"\d{1,2}[:.]\d{2}([:.]\d{2})?").mean() > 0.9 and re.search(
-        r"time|hour|heure|clock", name, re.IGNORECASE
-    ):
-        return "clocks"
-    numbers = pd.to_numeric(text.str.replace(",", ".", regex=False), errors="coerce")
-    if numbers.notna().mean() > 0.5:
-        dates = (
-            re.fullmatch(r"ds|date|time|timestamp|year", name, re.IGNORECASE)
-            or text.str.fullmatch(r"(19|20)\d{6}").all()
-        )
-        return "times" if dates else "numbers"
+    return None
+
+
+def _look_at_texts(columns: Mapping[str, pd.Series]) -> dict[str, str | None]:
+    """Columns of text; all of them in one go, for a wide file has thousands."""
+    if not columns:
+        return {}
+    text = pd.concat([column.astype("str") for column in columns.values()], ignore_index=True).str.strip()
+    owner = np.repeat(np.arange(len(columns)), [len(column) for column in columns.values()])
+    is_there = ~text.isin(MISSING_TEXTS).to_numpy()
+    text, owner = text[is_there], owner[is_there]
+    counts = np.bincount(owner, minlength=len(columns))
+
+    def share(holds: pd.Series) -> list[float]:
+        return list(np.bincount(owner, holds.to_numpy(np.float64, na_value=0.0), len(columns)) / np.maximum(counts, 1))
+
+    clocks = share(text.str.fullmatch(r"\d{1,2}[:.]\d{2}([:.]\d{2})?"))
+    numbers = share(pd.to_numeric(text.str.replace(",", ".", regex=False), errors="coerce").notna())
+    days = share(text.str.fullmatch(r"(19|20)\d{6}"))
+    ends = np.cumsum(counts)
+    looks: dict[str, str | None] = {}
+    tries = 0
+    for index, name in enumerate(columns):
+        if not counts[index]:
+            looks[name] = "numbers"
+        elif clocks[index] > 0.9 and re.search(r"time|hour|heure|clock", name, re.IGNORECASE):
+            looks[name] = "clocks"
+        elif numbers[index] > 0.5:
+            is_time = re.fullmatch(r"ds|date|time|timestamp|year", name, re.IGNORECASE) or days[index] == 1.0
+            looks[name] = "times" if is_time else "numbers"
+        elif tries < _MAX_TIME_TRIES or _TIME_NAMES.search(name):
+            tries += 1
+            looks[name] = "times" if _are_times(text.iloc[ends[index] - counts[index] : ends[index]], name) else "texts"
+        else:
+            looks[name] = "texts"
+    return looks
+
+
+def _are_times(text: pd.Series, name: str) -> bool:
     parsed = parse_timestamps(text, name)
     is_ambiguous = parsed.refusal is not None and parsed.refusal.code == "time_ambiguous"
-    return "times" if is_ambiguous or (parsed.refusal is None and parsed.bad.mean() < 0.2) else "texts"
+    return is_ambiguous or (parsed.refusal is None and bool(parsed.bad.mean() < 0.2))
 
 
 def guess_layout(facts: ColumnFacts, num_unique: Mapping[str, int], num_rows: int) -> Layout | None:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from training.config import DataConfig
 from training.data.dialect import MISSING_TEXTS, Dialect, detect_container, open_table, read_dialect, unreadable
-from training.data.layout import Layout, guess_layout, inspect_columns, resolve_layout
+from training.data.layout import Layout, count_distinct, guess_layout, inspect_columns, resolve_layout
 from training.data.parquet import read_parquet_columns, read_parquet_sample
 from training.data.rows import ATTRS_KEY
 from training.data.timestamps import as_times, parse_timestamps
@@ -56,8 +56,7 @@ def _read_text(path: Path, config: DataConfig) -> pd.DataFrame:
     dialect = read_dialect(path)
     sample = sample_frame(dialect)
     facts = inspect_columns(dialect.header, sample)
-    unique = {name: sample[name].nunique() for name in sample}
-    layout = resolve_layout(facts, config, guess_layout(facts, unique, len(dialect.sample)))
+    layout = resolve_layout(facts, config, guess_layout(facts, count_distinct(facts, sample), len(dialect.sample)))
     raw = read_text_columns(path, dialect, layout, config)
     notes = [*dialect.notes]
     blank = _blank_rows(raw, layout)
@@ -229,9 +228,9 @@ def parquet_layout(names: Sequence[str], head: pd.DataFrame, config: DataConfig)
     Returns:
         Layout, and what to say about timestamps that repeat if no column names the series.
     """
-    facts = inspect_columns(names, {name: head[name] for name in names})
-    unique = {name: head[name].astype("str").nunique() for name in facts.texts}
-    layout = resolve_layout(facts, config, guess_layout(facts, unique, len(head)))
+    sample = {name: head[name] for name in names}
+    facts = inspect_columns(names, sample)
+    layout = resolve_layout(facts, config, guess_layout(facts, count_distinct(facts, sample), len(head)))
     return layout, _id_hint(facts.texts, layout)
 
 

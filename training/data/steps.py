@@ -26,6 +26,9 @@ MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", 
 WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 SUPPORTED = "s, min, h, D, B, W-MON, MS, ME, QS, QE, YS, YE, each with a number in front, or 1 for integer time"
 
+# Longer ones leave what a timestamp can hold after a few steps: 285 years, in each kind's own units.
+_MAX_STEPS = {"integer": 2**53, "fixed": 2**53, "month_start": 3_420, "month_end": 3_420, "business": 75_000}
+
 FrequencyKind = Literal["integer", "fixed", "month_start", "month_end", "business"]
 
 # Spellings of pandas before 2.2 that users still type.
@@ -153,15 +156,14 @@ def parse_frequency(alias: str, where: str = "data.freq") -> Frequency:
     """
     text = alias.strip()
     if re.fullmatch(r"\d+", text):
-        if int(text) > 0:
+        if len(text) < 20 and 0 < int(text) <= _MAX_STEPS["integer"]:
             return Frequency(str(int(text)), "integer", int(text))
         raise _unknown_frequency(alias, where)
     try:
-        offset = to_offset(_modern_spelling(text))
-    except (ValueError, TypeError, AttributeError):
+        frequency = _from_offset(to_offset(_modern_spelling(text)))
+    except (ValueError, TypeError, AttributeError, OverflowError):
         raise _unknown_frequency(alias, where) from None
-    frequency = _from_offset(offset)
-    if frequency is None or frequency.step < 1:
+    if frequency is None or not 1 <= frequency.step <= _MAX_STEPS[frequency.kind]:
         raise _unknown_frequency(alias, where)
     return frequency
 
