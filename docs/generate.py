@@ -295,7 +295,7 @@ def _subclasses(kind: type) -> set[type]:
         kind
         for child in kind.__subclasses__()
         for kind in ({child} | _subclasses(child))
-        if kind.__name__ != "ProblemsError"
+        if kind.__name__ != "ProblemsError" and "code" in vars(kind)
     }
 
 

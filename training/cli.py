@@ -38,6 +38,7 @@ EXIT_CODES: dict[str, int] = {
     "tracking_unavailable": EXIT_ENVIRONMENT,
     "study_unavailable": EXIT_ENVIRONMENT,
     "worker_lost": EXIT_ENVIRONMENT,
+    "cluster_unfit": EXIT_ENVIRONMENT,
     "non_finite": EXIT_NUMERICAL,
 }
 

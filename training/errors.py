@@ -93,6 +93,12 @@ class WorkerLostError(GradcastError):
     code = "worker_lost"
 
 
+class ClusterError(GradcastError):
+    """A Ray cluster that cannot be reached, or whose machines lack what a fit needs."""
+
+    code = "cluster_unfit"
+
+
 class StorageError(GradcastError):
     """A directory of this machine that cannot be written: the disk is full, read-only, or somebody else's."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from training.config import TrainingConfig, build_config
@@ -30,8 +31,18 @@ def send_assignment(team: Team, prepared: Prepared) -> None:
     team.broadcast(json.dumps(document).encode())
 
 
-def release(team: Team) -> None:
-    """Tell the followers that nothing is left to do."""
+@contextmanager
+def releasing(team: Team) -> Iterator[None]:
+    """Tell the followers that nothing is left to do once the leader is done or was stopped; of an error they learn otherwise."""
+    try:
+        yield
+    except FitInterruptedError:
+        _release(team)
+        raise
+    _release(team)
+
+
+def _release(team: Team) -> None:
     if team.is_leader:
         team.broadcast(b"")
 
@@ -43,9 +54,6 @@ def follow(team: Team) -> None:
         GradcastError: If this machine lacks what the leader's fit needs.
         WorkerLostError: If a process is gone, the leader included.
     """
-    # Ctrl-C on a terminal, and torchrun's end, reach every process; the leader decides at which step all stop.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     while assignment := team.broadcast():
         document = json.loads(assignment)
         try:

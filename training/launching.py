@@ -18,8 +18,7 @@ from torch import distributed
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # documented, not in __all__
 
 from training.errors import ConfigurationError, Problem, WorkerLostError
-from training.following import release
-from training.loop import FitInterruptedError
+from training.following import releasing
 from training.team import ALONE, LOST, ProcessTeam, Team
 
 LOOPBACK = "127.0.0.1"
@@ -98,11 +97,8 @@ def _joined(store: Store, rank: int, size: int) -> Iterator[Team]:
     )  # fmt: skip
     team = ProcessTeam(rank, size)
     try:
-        yield team
-        release(team)
-    except FitInterruptedError:
-        release(team)
-        raise
+        with releasing(team):
+            yield team
     finally:
         distributed.destroy_process_group()
         torch.set_num_threads(threads)

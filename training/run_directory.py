@@ -38,10 +38,7 @@ class RunDirectory:
             StorageError: If it cannot be written.
         """
         run = cls(output or default_path(config.tracking.model_name or "model"))
-        if run.state_path.exists():
-            raise CheckpointError(
-                str(run.path), "a new directory", "one with a run in it", f"Continue it: --resume {run.path}"
-            )
+        run.require_new()
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             (run.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
@@ -85,6 +82,17 @@ class RunDirectory:
         except (OSError, ValueError):
             raise CheckpointError(str(self.state_path), "a readable JSON document", "damaged") from None
         return dict(document)
+
+    def require_new(self) -> None:
+        """Refuse a directory that already holds a run.
+
+        Raises:
+            CheckpointError: If it does.
+        """
+        if self.state_path.exists():
+            raise CheckpointError(
+                str(self.path), "a new directory", "one with a run in it", f"Continue it: --resume {self.path}"
+            )
 
     def left_open(self) -> list[str] | None:
         """Keys that were null when the run's data was first read; None if nobody wrote that down."""

@@ -62,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
     from training.data.shipped import shipped_path
     from training.loop import FitInterruptedError
     from training.mending import train_and_heal
+    from training.outcome import summarize
     from training.progress import build_progress
     from training.tracking.environment import resolve_uri
 
@@ -78,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         way_on = "" if stopped.directory is None else f"; continue: gradcast train --resume {stopped.directory}"
         print(f"gradcast demo: stopped{way_on}", file=sys.stderr)
         return train.EXIT_STOPPED
-    train.print_summary(result)
+    print(summarize(result))
     uri = resolve_uri(TrackingConfig(uri=options.tracking_uri))
     if not options.no_serve and result.model is not None:
         _heading("2. serve and ask: POST /forecast")

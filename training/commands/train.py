@@ -4,6 +4,7 @@
     gradcast train --config lstm.yaml --set optimizer.learning_rate=0.01 --json
     gradcast train --resume                     continue the newest unfinished run
     gradcast train --data sales.csv --workers 4 four processes share every batch
+    gradcast train --data sales.csv --workers 4 --launcher ray    the same on a Ray cluster
 
 Everything left open is chosen from the data and said aloud.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes that share every batch, one thread each (default: 1)",
     )  # fmt: skip
     parser.add_argument(
-        "--launcher", choices=("local", "torchrun"), default="local",
-        help="who starts them: this command on this machine, or torchrun on any number (default: local)",
+        "--launcher", choices=("local", "torchrun", "ray"), default="local",
+        help="who starts them: this command on this machine, torchrun on any number, or Ray, on the cluster that RAY_ADDRESS "
+        "names or on this machine, which replaces lost workers (default: local)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--min-workers", type=positive, metavar="N",
+        help="with --launcher ray: train with as few while the cluster has no room for more (default: --workers)",
     )  # fmt: skip
     parser.add_argument("--fail-on", choices=("unhealthy",), help="exit with 4 if the verdict is not healthy")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration as YAML and stop")
@@ -60,18 +67,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, and say how it went; a process that torchrun started and that does not lead only works along."""
-    from training.allocator import keep_freed_memory
-
-    keep_freed_memory()
     if options.print_config:
         return _print_config(read_config(options))
+    if options.min_workers is not None:
+        _require_ray(options)
+    if options.launcher == "ray":
+        return _report(options, _train_on_ray)
+    from training.allocator import keep_freed_memory
     from training.errors import WorkerLostError
     from training.following import follow
     from training.launching import join_team, open_team
 
+    keep_freed_memory()
     with join_team() if options.launcher == "torchrun" else open_team(options.workers) as team:
         if team.is_leader:
-            return _lead(options, team)
+            return _report(options, partial(_lead, team=team))
+        # Ctrl-C on a terminal, and torchrun's end, reach every process; the leader decides at which step all stop.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         try:
             follow(team)
         except WorkerLostError:
@@ -79,34 +92,73 @@ def run(options: argparse.Namespace) -> int:
         return 0
 
 
-def _lead(options: argparse.Namespace, team: Any) -> int:
-    from training.loop import FitInterruptedError
+def _lead(options: argparse.Namespace, config: Any, resume: Any, team: Any) -> Any:
     from training.mending import train_and_heal
+    from training.outcome import Outcome
     from training.progress import build_progress
+
+    stop = StopRequest()
+    return Outcome.of(train_and_heal(
+        config, build_tracker(config), build_tracker, build_progress(options.quiet), say(options.quiet), options.output,
+        resume, stop.requested, team,
+    ))  # fmt: skip
+
+
+def _train_on_ray(options: argparse.Namespace, config: Any, resume: Any) -> Any:
+    from training.extras import require_extra
+
+    require_extra("ray", "ray", "--launcher ray")
+    from training.choices import model_name
+    from training.on_ray.environment import prepare_environment
+
+    prepare_environment()
+    from training.on_ray.launch import train_on_ray
+    from training.progress import build_progress
+    from training.run_directory import RunDirectory, default_path
+
+    run = resume or RunDirectory(options.output or default_path(config.tracking.model_name or model_name(config.data.path)))
+    if resume is None:
+        run.require_new()
+    num_workers = (min(options.min_workers or options.workers, options.workers), options.workers)
+    return train_on_ray(
+        config, build_tracker, num_workers, build_progress(options.quiet), say(options.quiet), run,
+        lambda: StopRequest().requested,
+    )  # fmt: skip
+
+
+def _require_ray(options: argparse.Namespace) -> None:
+    from training.errors import ConfigurationError, Problem
+
+    if options.launcher != "ray":
+        message = f"must be given with --launcher ray, but is with {options.launcher} instead."
+        raise ConfigurationError([Problem("config_conflict", "--min-workers", message, "Leave it out.")])
+    if options.min_workers > options.workers:
+        message = f"must be at most --workers, but is {options.min_workers} for {options.workers} instead."
+        raise ConfigurationError([Problem("config_conflict", "--min-workers", message, "Lower it, or raise --workers.")])
+
+
+def _report(options: argparse.Namespace, train: Any) -> int:
+    """Train in one way or another, print what there is to say, and return the exit code."""
+    from training.loop import FitInterruptedError
     from training.run_directory import RunDirectory
 
     config, resume = read_config(options), None
     if options.resume is not None:
         resume = RunDirectory.open(None if options.resume == NEWEST else Path(options.resume))
         config = with_store(resume.config(), config.tracking.uri)
-    tell = say(options.quiet)
-    stop = StopRequest()
     try:
-        result = train_and_heal(
-            config, build_tracker(config), build_tracker, build_progress(options.quiet), tell, options.output, resume,
-            stop.requested, team,
-        )  # fmt: skip
+        outcome = train(options, config, resume)
     except FitInterruptedError as stopped:
         way_on = "before it began" if stopped.directory is None else f"continue: gradcast train --resume {stopped.directory}"
         print(f"gradcast train: stopped; {way_on}", file=sys.stderr)
         return EXIT_STOPPED
     if options.json:
-        print_json(result.to_dict())
+        print_json(outcome.document)
     else:
-        print_summary(result)
-    if result.num_unsent:
-        print(f"{result.num_unsent} events unsent, run gradcast sync", file=sys.stderr)
-    return EXIT_UNHEALTHY if options.fail_on and result.verdict.verdict != "healthy" else 0
+        print(outcome.summary)
+    if outcome.num_unsent:
+        print(f"{outcome.num_unsent} events unsent, run gradcast sync", file=sys.stderr)
+    return EXIT_UNHEALTHY if options.fail_on and outcome.verdict != "healthy" else 0
 
 
 def with_store(config: Any, uri: str | None) -> Any:
@@ -144,26 +196,6 @@ def build_tracker(config: Any) -> Any:
     from training.tracking.mlflow_tracker import MlflowTracker
 
     return MlflowTracker(resolve_uri(config.tracking), required=config.tracking.required)
-
-
-def print_summary(result: Any) -> None:
-    """Backtest beside the baselines, verdict, and where everything is."""
-    from training.backtest_text import format_backtest
-
-    for part, backtest in result.backtests.items():
-        heading = "validation" if part == "val" else "test"
-        print(f"\n{heading}\n{format_backtest(backtest, model_name=result.prepared.config.model.architecture)}")
-    print(f"\ngradient verdict: {result.verdict.verdict}")
-    for finding in result.verdict.findings:
-        print(f"  {finding.severity}: {finding.message}")
-        for remedy in finding.remedies:
-            print(f"    remedy: {remedy.why}: " + " ".join(f"--set {key}={value}" for key, value in remedy.set.items()))
-    for check in result.checks:
-        print(f"check: {check}")
-    if result.model is not None:
-        aliases = f" ({', '.join(result.model.aliases)})" if result.model.aliases else " (no alias: not healthy)"
-        print(f"registered {result.model.uri}{aliases}")
-    print(f"bundle     {result.directory / 'bundle'}")
 
 
 def _print_config(config: Any) -> int:

@@ -116,6 +116,21 @@ def open_client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
+def make_store(uri: str) -> None:
+    """Make the tables of a sqlite file that is not there yet: a process that is killed while MLflow does leaves half of them.
+
+    Args:
+        uri: A normalized URI.
+
+    Raises:
+        TrackingError: If they cannot be made.
+    """
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        with translated_errors(uri):
+            open_client(uri)
+
+
 @contextlib.contextmanager
 def translated_errors(uri: str, what: str = "the tracking server") -> Iterator[None]:
     """Turn what MLflow raises into this project's errors.
