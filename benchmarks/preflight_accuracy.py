@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 from reporting import machine, write_results
+from waves import write_waves
 
 TARGET_TIME, TARGET_MEMORY, TARGET_DISK = 0.25, 0.20, 0.20
 # Nothing may end a fit before its budget: preflight predicts the whole of it.
 COMMON = {"fit.patience": None, "model.horizon": 24, "tracking.register": False}
-QUANTITIES = ("clock", "processor", "memory", "disk")
+Rounds = list[dict[str, dict[str, float]]]
+Results = dict[str, Rounds]
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,6 @@ JOBS = {
                                 "fit.max_steps": 100, "data.test_size": 168, "gradients.preset": "full",
                                 "data.calendar": ["hour_of_day", "day_of_week", "month_of_year"]}),
 }  # fmt: skip
-
-
-def write_series(path: Path, job: Job) -> None:
-    """Daily and weekly seasons with noise."""
-    random, hours = np.random.default_rng(0), np.arange(job.rows)
-    shape = 10 + np.sin(2 * np.pi * hours / 24) + 0.3 * np.sin(2 * np.pi * hours / 168)
-    frame = pd.DataFrame(
-        {
-            "unique_id": np.repeat([f"s{number:05d}" for number in range(job.series)], job.rows),
-            "ds": np.tile(pd.date_range("2024-01-01", periods=job.rows, freq="h"), job.series),
-            "y": np.tile(shape, job.series) + 0.1 * random.standard_normal(job.series * job.rows),
-        }
-    )
-    frame.to_parquet(path)
 
 
 def words(job: Job, data: Path) -> list[str]:
@@ -131,12 +117,12 @@ def measure(job: Job, data: Path, folder: Path, threads: int) -> dict[str, dict[
     }  # fmt: skip
 
 
-def error(rounds: list[dict[str, dict[str, float]]], quantity: str) -> float:
+def error(rounds: Rounds, quantity: str) -> float:
     """Median over rounds of predicted by measured, less one."""
     return statistics.median(entry["predicted"][quantity] / entry["measured"][quantity] - 1 for entry in rounds)
 
 
-def format_row(name: str, rounds: list[dict[str, dict[str, float]]]) -> str:
+def format_row(name: str, rounds: Rounds) -> str:
     """Medians of both sides, and the error, of every quantity."""
 
     def cell(quantity: str, unit: float, digits: int) -> str:
@@ -148,6 +134,22 @@ def format_row(name: str, rounds: list[dict[str, dict[str, float]]]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
+def write(arguments: argparse.Namespace, results: Results, rounds: int) -> bool:
+    """Write what is there after so many rounds; whether the targets are met."""
+    judged = "processor" if arguments.busy else "clock"
+    targets = {judged: TARGET_TIME, "memory": TARGET_MEMORY, "disk": TARGET_DISK}
+    met = all(abs(error(entries, quantity)) <= target for entries in results.values() for quantity, target in targets.items())
+    lines = [
+        f"Predicted / measured (error), medians over rounds: {rounds}.", "",
+        "| job | fit, seconds | fit, processor seconds | resident memory, MB | disk, MB |", "|---|---|---|---|---|",
+        *(format_row(name, entries) for name, entries in results.items()), "",
+        f"By {judged} seconds: {'all' if met else 'not all'} within {TARGET_TIME:.0%} (memory, disk: {TARGET_MEMORY:.0%}).",
+    ]  # fmt: skip
+    job = {"rounds": rounds, "threads": arguments.threads, "jobs": {name: vars(JOBS[name]) for name in results}}
+    write_results(arguments.name, "\n".join(lines) + "\n", {"machine": machine(), "job": job, "results": results})
+    return met
+
+
 def main() -> int:
     """Measure, print, write; 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,28 +159,17 @@ def main() -> int:
     parser.add_argument("--busy", action="store_true", help="judge by processor seconds: others use the machine too")
     parser.add_argument("--name", default="preflight_accuracy", help="name of the result files")
     arguments = parser.parse_args()
-    names = arguments.jobs.split(",")
-    results: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in names}
+    results: Results = {name: [] for name in arguments.jobs.split(",")}
+    met = False
     with tempfile.TemporaryDirectory(prefix="gradcast-bench-") as place:
         folder = Path(place)
-        for name in names:
-            write_series(folder / f"{name}.parquet", JOBS[name])
-        for _ in range(arguments.rounds):
-            for name in names:
-                results[name].append(measure(JOBS[name], folder / f"{name}.parquet", folder, arguments.threads))
-                print(format_row(name, results[name]), file=sys.stderr, flush=True)
-    judged = "processor" if arguments.busy else "clock"
-    targets = {judged: TARGET_TIME, "memory": TARGET_MEMORY, "disk": TARGET_DISK}
-    met = all(abs(error(results[name], quantity)) <= target for name in names for quantity, target in targets.items())
-    lines = [
-        "Predicted / measured (error), medians over rounds.", "",
-        "| job | fit, seconds | fit, processor seconds | resident memory, MB | disk, MB |", "|---|---|---|---|---|",
-        *(format_row(name, results[name]) for name in names), "",
-        f"By {judged} seconds: {'all' if met else 'not all'} within {TARGET_TIME:.0%} (memory, disk: {TARGET_MEMORY:.0%}).",
-    ]  # fmt: skip
-    job = {"rounds": arguments.rounds, "threads": arguments.threads, "jobs": {name: vars(JOBS[name]) for name in names}}
-    document = {"machine": machine(), "job": job, "results": results}
-    write_results(arguments.name, "\n".join(lines) + "\n", document)
+        for name in results:
+            write_waves(folder / name, JOBS[name].series, JOBS[name].rows, series_per_file=JOBS[name].series)
+        for number in range(1, arguments.rounds + 1):
+            for name, entries in results.items():
+                entries.append(measure(JOBS[name], folder / name, folder, arguments.threads))
+                print(format_row(name, entries), file=sys.stderr, flush=True)
+            met = write(arguments, results, number)
     return int(not met)
 
 

@@ -23,10 +23,12 @@ from training.threads import kept_threads
 
 # A step that takes so long has work for every core.
 _LONG_STEP_SECONDS = 0.15
+# One that a few windows let expect to take longer than this is not tried: it may not even fit into memory.
+_MOST_STEP_SECONDS = 1.0
 _LEAST_RUNS, _TIMED_SECONDS = 3, 0.08
 # So much slower than the fastest may be what leaves a core to others.
 _NEARLY = 1.05
-# One thread on an idle machine computes for nearly as long as the clock runs.
+# On an idle machine at least one thread computes for nearly as long as the clock runs.
 _IDLE_SHARE = 0.8
 
 
@@ -81,7 +83,7 @@ class _Trial:
     """Steps with one number of threads after the other.
 
     Attributes:
-        is_busy: Whether the clock ran on while one thread waited for a core: another time the answer may be another.
+        is_busy: Whether the clock ran on while not even one thread computed: another time the answer may be another.
     """
 
     def __init__(self, prepared: Prepared, data: FitData | None, limit: int) -> None:
@@ -92,19 +94,21 @@ class _Trial:
         """The number to take; all where the first step shows that there is work for every core, or fails."""
         seconds: dict[int, float] = {}
         with torch.random.fork_rng(), kept_threads():
-            rehearsal = Rehearsal(self._prepared, self._data)
-            rehearsal.size = self._prepared.config.fit.batch_size
+            rehearsal, whole = Rehearsal(self._prepared, self._data), self._prepared.config.fit.batch_size
             try:
+                if self._step_seconds(rehearsal) * whole / rehearsal.size > _MOST_STEP_SECONDS:
+                    return self._limit
+                rehearsal.size = whole
                 for count in candidates(self._limit):
                     torch.set_num_threads(count)
-                    seconds[count] = self._step_seconds(rehearsal, count)
+                    seconds[count] = self._step_seconds(rehearsal)
                     if count == self._limit and seconds[count] > _LONG_STEP_SECONDS:
                         break
             except NumericalError:  # the fit will say so itself
                 return self._limit
         return fewest(seconds)
 
-    def _step_seconds(self, rehearsal: Rehearsal, count: int) -> float:
+    def _step_seconds(self, rehearsal: Rehearsal) -> float:
         """Of the fastest of a few steps, after one that finds memory and kernels; a long one is not repeated."""
         times: list[float] = []
         computed = time.process_time()
@@ -114,8 +118,7 @@ class _Trial:
             times.append(time.perf_counter() - started)
             if times[0] > 2 * _LONG_STEP_SECONDS:
                 break
-        if count == 1:
-            self.is_busy = time.process_time() - computed < _IDLE_SHARE * sum(times)
+        self.is_busy |= time.process_time() - computed < _IDLE_SHARE * sum(times)
         return min(times[1:], default=times[0])
 
 

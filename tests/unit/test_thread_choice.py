@@ -14,14 +14,15 @@ from training.checkpoint import LAST, read_checkpoint
 from training.config import TrainingConfig, load_config
 from training.data.shipped import shipped_path
 from training.loop import FitInterruptedError
-from training.preparation import prepare
+from training.preparation import build_fit_data, prepare
 from training.run_directory import RunDirectory
+from training.team import ALONE
 from training.thread_choice import ThreadChoice, candidates, choose_threads, fewest
 from training.threads import kept_threads
 
 SMALL = (
-    "model.horizon=12", "model.context_length=24", "model.hidden_size=16", "fit.max_steps=12", "fit.val_check_steps=4",
-    "gradients.need_steps=12", "gradients.preset=off", "fit.patience=null", "model.dropout=0.2",
+    "model.horizon=4", "model.context_length=12", "model.hidden_size=4", "fit.max_steps=12", "fit.val_check_steps=4",
+    "gradients.need_steps=4", "gradients.preset=off", "fit.patience=null", "model.dropout=0.2", "fit.batch_size=8",
 )  # fmt: skip
 
 
@@ -58,7 +59,7 @@ def test_a_choice_is_measured_once_and_touches_nothing(monkeypatch: pytest.Monke
     assert torch.get_num_threads() == 2
     assert torch.equal(state, torch.get_rng_state())
     assert all(itertools.starmap(torch.equal, zip(before, prepared.forecaster.parameters(), strict=True)))
-    assert "measured for" in str(choose_threads(prepare(config("model.hidden_size=24"))).reason)
+    assert "measured for" in str(choose_threads(prepare(config("model.hidden_size=5"))).reason)
 
 
 def test_a_choice_made_on_a_busy_machine_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +113,6 @@ def test_a_number_nobody_recorded_is_not_believed(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     run = RunDirectory.create(config(), Path("run"))
     run.write_state(num_threads=recorded)
-    seen: list[int] = []
-    pipeline.train(run.config(), resume=run, stop_requested=lambda: bool(seen.append(torch.get_num_threads())))
-    assert set(seen) == {2}
+    prepared = prepare(run.config())
+    pipeline._settle_threads(prepared, build_fit_data(prepared), run, print, ALONE, resume=True)
+    assert torch.get_num_threads() == 2

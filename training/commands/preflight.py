@@ -32,20 +32,21 @@ def run(options: argparse.Namespace) -> int:
     from training.preparation import prepare
     from training.process_memory import MemoryGrowth, load_readers
     from training.thread_choice import choose_threads
+    from training.threads import kept_threads
 
     # Whoever asks how far the data pays is told, also where training would not measure.
     asked = config.gradients.model_copy(update={"preset": "economy"})
     load_readers()
-    with MemoryGrowth() as preparation:
-        prepared = prepare(config.model_copy(update={"gradients": asked}))
-    # What the instruments cost is what the fit will pay for its own.
-    prepared = replace(prepared, config=prepared.config.model_copy(update={"gradients": config.gradients}))
-    chosen, _ = choose_threads(prepared)
-    torch.set_num_threads(chosen)
-    tell = say(options.quiet)
-    for note in prepared.notes:
-        tell(note)
-    found = preflight(prepared, preparation)
+    with kept_threads():
+        with MemoryGrowth() as preparation:
+            prepared = prepare(config.model_copy(update={"gradients": asked}))
+            torch.set_num_threads(choose_threads(prepared).num_threads)
+        # What the instruments cost is what the fit will pay for its own.
+        prepared = replace(prepared, config=prepared.config.model_copy(update={"gradients": config.gradients}))
+        tell = say(options.quiet)
+        for note in prepared.notes:
+            tell(note)
+        found = preflight(prepared, preparation)
     if options.json:
         print_json(found.to_dict())
     else:
