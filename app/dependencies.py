@@ -16,6 +16,7 @@ from app.services.unpacking import DECODERS
 from app.settings import ServiceSettings
 
 if TYPE_CHECKING:
+    from app.access.guard import Caller
     from app.jobs.board import JobBoard
     from app.jobs.datasets import DatasetStore
     from app.services.catalog import Catalog
@@ -57,6 +58,11 @@ def datasets_of(request: Request) -> DatasetStore:
 def jobs_of(request: Request) -> JobBoard:
     """The application's jobs."""
     return cast("JobBoard", request.app.state.jobs)
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks, as the guard found out."""
+    return cast("Caller", request.state.caller)
 
 
 def deadline_of(request: Request) -> float:

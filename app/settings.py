@@ -97,13 +97,15 @@ class ServiceSettings(BaseSettings):
     queue_url: str | None = None
     """Database of the job queue (postgresql://...); null = a SQLite file in GRADCAST_JOBS_DIRECTORY."""
     job_workers: int = Field(default=1, ge=0)
-    """Trainings at once on this machine; 0 = none: `gradcast worker` runs them elsewhere."""
+    """Trainings at once on this machine, over all its workers; 0 = none: `gradcast worker` runs them elsewhere."""
+    jobs_per_user: int | None = Field(default=None, ge=1)
+    """Trainings at once of one user (name of a key), over all machines; null = no bound but a fair share."""
     job_seconds: float = Field(default=6 * 3600.0, gt=0.0)
     """Longest time a training may take; it is then stopped with a checkpoint and can be resumed."""
     job_memory_bytes: int = Field(default=4096 * MEBIBYTE, ge=64 * MEBIBYTE)
     """Largest resident memory of a training."""
     max_waiting_jobs: int = Field(default=100, ge=1)
-    """Jobs that wait at once; more are refused with 429."""
+    """Jobs of one user that wait at once; more are refused with 429."""
     max_dataset_bytes: int = Field(default=256 * MEBIBYTE, ge=1)
     """Largest uploaded data set; then 413."""
     max_datasets_bytes: int = Field(default=4096 * MEBIBYTE, ge=1)

@@ -100,17 +100,18 @@ class Rehearsal:
 
     Args:
         prepared: Data and network; the network stays as it is.
+        data: What is trained on, if it has been built.
 
     Attributes:
-        size: Windows of the largest batch that was tried.
+        size: Windows of the batches that are tried; `measure` makes them larger.
         readings_bytes: What the fit will have to keep of what it measures, as text; 0 before `measure`.
     """
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: Prepared, data: FitData | None = None) -> None:
         self.network = copy.deepcopy(prepared.forecaster).train()
         self.prepared = replace(prepared, forecaster=self.network)
         self.fit, self.gradients = prepared.config.fit, prepared.config.gradients
-        self.data = build_fit_data(self.prepared)
+        self.data = data or build_fit_data(self.prepared)
         self.loss = build_loss(self.fit.loss, self.network.config.output_levels, prepared.config.model.head)
         self.size = min(SAMPLE_WINDOWS, self.fit.batch_size)
         self.readings_bytes = 0
@@ -178,17 +179,17 @@ class Rehearsal:
     def _measure_step(self) -> Seconds:
         """Of a whole batch, or on the line through the two largest that were tried."""
         whole = self.fit.batch_size
-        before, step = None, self._timed(self._update_once)
+        before, step = None, self._timed(self.update_once)
         while self.size < whole:
             is_cheap = min(step) * whole / self.size <= _WHOLE_STEP_SECONDS
             larger = whole if is_cheap else min(_GROWTH * self.size, whole)
             if min(step) * larger / self.size > _WHOLE_STEP_SECONDS and before is not None:
                 return extrapolate(before, (self.size, step), whole)
             before, self.size = (self.size, step), larger
-            step = self._timed(self._update_once)
+            step = self._timed(self.update_once)
         return step
 
-    def _update_once(self) -> None:
+    def update_once(self) -> None:
         """All that happens between two updates."""
         random_state(self._generator, self.data.store.device)
         self.take_step(self.draw(self.size))

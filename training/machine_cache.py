@@ -24,7 +24,12 @@ def cache_directory() -> Path:
 
 
 def remembered(
-    name: str, question: Mapping[str, Any], measure: Callable[[], int], low: int, high: int
+    name: str,
+    question: Mapping[str, Any],
+    measure: Callable[[], int],
+    low: int,
+    high: int,
+    is_worth_keeping: Callable[[], bool] = lambda: True,
 ) -> tuple[int, bool]:
     """A whole number that was measured before, or is measured now and kept.
 
@@ -34,6 +39,7 @@ def remembered(
         measure: Finds the answer.
         low: Smallest answer to believe.
         high: Largest.
+        is_worth_keeping: Asked after the measurement; False leaves it to be repeated the next time.
 
     Returns:
         The answer, and whether it was known.
@@ -44,7 +50,8 @@ def remembered(
     if known is not None and low <= known <= high:
         return known, True
     answer = measure()
-    _write(path, {"question": question, "answer": answer})
+    if is_worth_keeping():
+        _write(path, {"question": question, "answer": answer})
     return answer, False
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from models.bundle import save_bundle
 from training.backtest import BacktestResult
 from training.checkpoint import LAST, find_checkpoint, read_checkpoint, restore_network
@@ -27,7 +29,7 @@ from training.gradients.schedule import logging_schedule, never
 from training.gradients.verdict import Verdict
 from training.healing import Healing
 from training.judgement import Judge, build_monitor, build_probe, build_watch
-from training.loop import Fit, FitInterruptedError, FitState
+from training.loop import Fit, FitData, FitInterruptedError, FitState
 from training.losses import build_loss
 from training.model_card import write_model_card
 from training.preparation import Prepared, build_fit_data, prepare
@@ -47,9 +49,13 @@ from training.reporting import (
 )
 from training.run_directory import RunDirectory
 from training.team import ALONE, Team
+from training.thread_choice import choose_threads
+from training.threads import kept_threads
 from training.tracking.tracker import NOOP_TRACKER, RegisteredModel, RegistrationRequest, Tracker
 
 PROGRESS = "progress.jsonl"
+# In the run's state: not in its configuration, which is the same on every machine.
+NUM_THREADS, MAX_THREADS = "num_threads", 4096
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 Say = Callable[[str], None]
@@ -249,6 +255,7 @@ class Judged:
     final: Prepared | None = None
 
 
+@kept_threads()
 def fit_and_judge(
     prepared: Prepared,
     run: RunDirectory,
@@ -289,6 +296,7 @@ def fit_and_judge(
     write_gradients(run, judge.gather(fit.state, None))
     try:
         send_assignment(team, prepared)
+        _settle_threads(prepared, fit.data, run, say, team, resume)
         state = fit.run()
     except NumericalError as error:
         evidence = judge.gather(fit.state, None)
@@ -306,6 +314,21 @@ def fit_and_judge(
     say(f"final fit on all rows, for the chosen {max(1, state.best_step)} steps")
     final = fit_on_all_rows(prepared, state, fit.data.validation, fit.loss_function, run, progress, team)
     return replace(judged, final=final)
+
+
+def _settle_threads(prepared: Prepared, data: FitData, run: RunDirectory, say: Say, team: Team, resume: bool) -> None:
+    """Give a fit that was not told the threads it is fastest with; a resumed run those it began with: sums depend on them."""
+    if prepared.config.fit.num_threads is not None or team.size > 1 or not run.state_path.exists():
+        return
+    recorded = run.state().get(NUM_THREADS)
+    if resume and type(recorded) is int and 1 <= recorded <= MAX_THREADS:
+        torch.set_num_threads(recorded)
+    elif not resume:
+        chosen, reason = choose_threads(prepared, data)
+        torch.set_num_threads(chosen)
+        run.write_state(**{NUM_THREADS: chosen})
+        if reason is not None:
+            say(f"fit.num_threads = {chosen} ({reason})")
 
 
 def calibrate_fit(prepared: Prepared, fit: Fit, say: Say = _keep_quiet) -> CalibrationReport | None:

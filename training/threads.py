@@ -1,4 +1,4 @@
-"""How many threads torch may use for what is measured beside the fit."""
+"""How many threads torch may use: for what is measured beside the fit, and after it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ def one_thread() -> Iterator[None]:
     On a busy machine with two cores, measuring took ten times as long with two; and with one the numbers, and what is
     chosen by them, do not depend on the machine's number of cores.
     """
+    with kept_threads():
+        torch.set_num_threads(1)
+        yield
+
+
+@contextmanager
+def kept_threads() -> Iterator[None]:
+    """Give torch back its number of threads afterwards: what one fit chose is no limit for the next."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
         yield
     finally:

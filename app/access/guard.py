@@ -33,6 +33,10 @@ class Caller(NamedTuple):
     scopes: tuple[Scope, ...] = ()
     key: Key | None = None
 
+    def knows(self, user: str | None) -> bool:
+        """Whether this caller is told that something is a user's: its own, or anybody's with `admin`."""
+        return Scope.ADMIN in self.scopes or (self.key is not None and self.key.name == user)
+
 
 STRANGER = Caller("")
 ANYBODY = Caller("anybody", tuple(Scope))

@@ -16,7 +16,8 @@ import yaml
 
 from app.errors import FieldProblem, ProblemError
 from app.jobs.datasets import DatasetStore
-from app.jobs.job_directory import JobDirectory
+from app.jobs.job_directory import ANONYMOUS, JobDirectory
+from app.jobs.line import Line, line_up, read_served
 from app.jobs.progress import latest_values, read_view
 from app.jobs.subprocesses import PYTHON
 from app.schemas.datasets import DatasetBody
@@ -76,26 +77,32 @@ class JobBoard:
         except subprocess.TimeoutExpired:
             logger.warning("the worker is still writing checkpoints; it leaves by itself")
 
-    def submit(self, request: JobRequest) -> JobBody:
+    def submit(self, request: JobRequest, user: str = ANONYMOUS) -> JobBody:
         """Queue a training.
+
+        Args:
+            request: What to train.
+            user: Who asks.
 
         Raises:
             ProblemError: `dataset_not_found`, `request_invalid` or `queue_full`.
         """
         dataset = self._datasets.find(request.dataset_id)
         config = build_job_config(request.config, dataset)
-        num_waiting = sum(job.state == "pending" for job in self._open_jobs())
+        # Counted for each user: one's hundred jobs do not shut the door on another's one.
+        num_waiting = sum(other == user for other in self._line().users.values())
         if num_waiting >= self._settings.max_waiting_jobs:
-            raise ProblemError("queue_full", f"{num_waiting} jobs wait already.", headers={"Retry-After": "60"})
+            raise ProblemError("queue_full", f"{num_waiting} of your jobs wait already.", headers={"Retry-After": "60"})
         job = JobDirectory.create(
             self._root, config.to_yaml(), dataset_id=dataset.id, dataset_name=dataset.name,
-            model_name=config.tracking.model_name, promote=request.promote,
+            model_name=config.tracking.model_name, promote=request.promote, user=user,
         )  # fmt: skip
         return self._body(job)
 
     def list_jobs(self) -> JobList:
         """The newest jobs, and whether anybody works on them."""
-        jobs = [self._summary(job) for job in JobDirectory.list_under(self._root)[:MAX_LISTED]]
+        line = self._line()
+        jobs = [self._summary(job, line) for job in JobDirectory.list_under(self._root)[:MAX_LISTED]]
         return JobList(jobs=[JobSummary(**job) for job in jobs], has_worker=self.has_worker)
 
     def show(self, job_id: str) -> JobBody:
@@ -184,6 +191,9 @@ class JobBoard:
     def _open_jobs(self) -> list[JobDirectory]:
         return [job for job in JobDirectory.list_under(self._root) if job.is_open]
 
+    def _line(self) -> Line:
+        return line_up(self._open_jobs(), read_served(self._settings.jobs_directory))
+
     def _watch(self) -> None:
         """Start a worker whenever there is work and nobody who does it: at the first job, and after one was killed."""
         while not self._is_stopped.wait(WATCH_SECONDS):
@@ -212,14 +222,15 @@ class JobBoard:
         outcome = job.outcome
         return outcome is not None and outcome.state in ("cancelled", "failed") and job.has_checkpoint
 
-    def _summary(self, job: JobDirectory) -> dict[str, Any]:
-        spec, outcome, attempts = job.spec, job.outcome, job.attempts
+    def _summary(self, job: JobDirectory, line: Line | None = None) -> dict[str, Any]:
+        spec, outcome, attempts, state = job.spec, job.outcome, job.attempts, job.state
         values, result = latest_values(job.run), job.result() or {}
         view, _ = read_view(job.run)
         reach = view.get("reach_steps") if view is not None else values.get("reach")
         return {
             **spec.model_dump(exclude={"promote"}),
-            "state": job.state,
+            "state": state,
+            "place": (line or self._line()).place(job) if state == "pending" else None,
             "started_at": attempts[0].started_at if attempts else None,
             "finished_at": outcome.finished_at if outcome is not None else None,
             "num_attempts": len(attempts),
@@ -259,6 +270,9 @@ def build_job_config(tree: Mapping[str, Any], dataset: DatasetBody) -> TrainingC
         for key, remedy in REFUSED_KEYS.items()
         if _lookup(tree, key) is not None
     ]
+    if str(_lookup(tree, "fit.device")).startswith("cuda:"):
+        message = "must be cuda without a number: the worker gives every training a card of its own."
+        problems.append(FieldProblem("config.fit.device", "key_refused", message))
     if _lookup(tree, "tracking.alias") == CHAMPION:
         message = "must not be champion: the gate decides that. Submit with promote: true."
         problems.append(FieldProblem("config.tracking.alias", "key_refused", message))
@@ -291,8 +305,8 @@ def worker_environment(settings: ServiceSettings) -> dict[str, str]:
     """Environment of the worker: the service's, with the settings that it was started with."""
     given = {
         f"{ENV_PREFIX}{name.upper()}": str(getattr(settings, name))
-        for name in ("queue_url", "tracking_uri", "job_workers", "job_seconds", "job_memory_bytes", "max_dataset_bytes",
-                     "max_datasets_bytes", "promotion_metric", "promotion_min_improvement", "log_level")
+        for name in ("queue_url", "tracking_uri", "job_workers", "jobs_per_user", "job_seconds", "job_memory_bytes",
+                     "max_dataset_bytes", "max_datasets_bytes", "promotion_metric", "promotion_min_improvement", "log_level")
         if getattr(settings, name) is not None
     }  # fmt: skip
     return {**os.environ, **given, f"{ENV_PREFIX}JOBS_DIRECTORY": str(settings.jobs_directory.resolve())}

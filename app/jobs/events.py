@@ -2,7 +2,7 @@
 
 event: progress   {"points": [{"step", "loss", "grad_norm", "reach", "val_loss", ...}], "reset": N | null}
 event: view       the gradients as `GET /runs/{run_id}/gradients` answers, at every check
-event: job        the job's summary, when its state changes
+event: job        the job's summary, when its state or its place in the queue changes
 event: end        nothing more will come
 """
 
@@ -12,31 +12,34 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
-from app.jobs.board import JobBoard
 from app.jobs.job_directory import FINAL_STATES
 from app.jobs.progress import PROGRESS, read_lines, read_view
+from app.schemas.jobs import JobSummary
 
 POLL_SECONDS = 0.4
 KEEP_ALIVE_SECONDS = 15.0
 
 
-async def watch(board: JobBoard, job_id: str, offset: int, is_leaving: Callable[[], bool]) -> AsyncIterator[str]:
+async def watch(
+    summarize: Callable[[], JobSummary], run: Path, offset: int, is_leaving: Callable[[], bool]
+) -> AsyncIterator[str]:
     """Events of one job.
 
     Args:
-        board: Where it is.
-        job_id: Which; known to exist.
+        summarize: The job in a line, as the watcher may see it.
+        run: Directory of its run.
         offset: Bytes of its progress that the watcher has seen.
         is_leaving: Whether the service shuts down; the watcher comes back by itself.
 
     Yields:
         Texts of the event stream.
     """
-    run, shown, stamp, spoke_at = board.find(job_id).run, "", 0, time.monotonic()
+    shown, stamp, spoke_at = "", 0, time.monotonic()
     while not is_leaving():
-        job = await asyncio.to_thread(board.summarize, job_id)
+        job = await asyncio.to_thread(summarize)
         lines, offset = await asyncio.to_thread(read_lines, run / PROGRESS, offset)
         view, stamp = await asyncio.to_thread(read_view, run, stamp)
         texts = []
@@ -45,7 +48,7 @@ async def watch(board: JobBoard, job_id: str, offset: int, is_leaving: Callable[
         if view is not None:
             texts.append(_event("view", view))
         is_over = job.state in FINAL_STATES and not lines
-        state = f"{job.state} {job.num_attempts} {is_over}"
+        state = f"{job.state} {job.num_attempts} {job.place} {is_over}"
         if state != shown:
             shown = state
             texts.append(_event("job", job.model_dump()))

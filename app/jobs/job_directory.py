@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from app.jobs.files import write_whole
@@ -32,6 +33,8 @@ from training.file_lock import RETRY_SECONDS, is_locked, take_lock
 
 State = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 FINAL_STATES: tuple[State, ...] = ("succeeded", "failed", "cancelled")
+# Who asked for a job where nobody needs a key; and for one of a version that did not note it.
+ANONYMOUS = "anonymous"
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 # Names that the training gives its checkpoints: the last, and the one before it.
 CHECKPOINTS = ("last.safetensors", "previous.safetensors")
@@ -51,7 +54,11 @@ class JobSpec(_Record):
         model_name: Name in the registry.
         promote: Whether the gate is asked to make the new version champion.
         created_at: When it was submitted, ISO 8601 in UTC.
+        user: Name of the key that asked for it.
     """
+
+    # What a later version noted beside this is not needed to run the job: going back to this version must be possible.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
     dataset_id: str
@@ -59,6 +66,7 @@ class JobSpec(_Record):
     model_name: str
     promote: bool
     created_at: str
+    user: str = ANONYMOUS
 
 
 class Attempt(_Record):
@@ -113,7 +121,7 @@ class JobDirectory:
         """Write a new job; it appears whole or not at all."""
         now = datetime.now(UTC)
         job_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        record = JobSpec(id=job_id, created_at=now.isoformat(timespec="seconds"), **spec)
+        record = JobSpec(id=job_id, created_at=now.isoformat(timespec="milliseconds"), **spec)
         staging = root / f".{job_id}"
         staging.mkdir(parents=True)
         try:
@@ -231,6 +239,14 @@ class JobDirectory:
         write_whole(self.path / "generation", str(self.generation + 1))
         (self.path / "cancel").unlink(missing_ok=True)
         (self.path / "outcome.json").unlink(missing_ok=True)
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether it takes a card where there is one: unless it is configured for another device."""
+        with contextlib.suppress(OSError, yaml.YAMLError, AttributeError):
+            config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+            return str(config.get("fit", {}).get("device", "auto")) not in ("cpu", "mps")
+        return True
 
     @property
     def is_locked(self) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.jobs.job_directory import Attempt, JobDirectory
+from app.jobs.places import Place
 from app.jobs.subprocesses import PYTHON, Ended, Limits, run_limited
 
 EXIT_DONE, EXIT_ENVIRONMENT, EXIT_NUMERICAL, EXIT_STOPPED = 0, 1, 3, 130
@@ -42,16 +43,19 @@ class Trainer:
     def run(self, job: JobDirectory) -> None:
         """Bring a job to an outcome. Does nothing if it has one, or if a live process is at it."""
         with job.locked() as descriptor:
-            if descriptor is None:
+            if descriptor is not None:
+                self.run_held(job, Place([descriptor]))
+
+    def run_held(self, job: JobDirectory, place: Place) -> None:
+        """Bring a job to an outcome whose lock is among those of its place."""
+        while job.outcome is None and not self.is_stopping():
+            if job.is_cancel_requested:
+                job.finish("cancelled", "cancelled", _cancelled_sentence(job))
                 return
-            while job.outcome is None and not self.is_stopping():
-                if job.is_cancel_requested:
-                    job.finish("cancelled", "cancelled", _cancelled_sentence(job))
-                    return
-                if self._refuse_another_start(job):
-                    return
-                ended = self._attempt(job, descriptor)
-                self._conclude(job, ended)
+            if self._refuse_another_start(job):
+                return
+            ended = self._attempt(job, place)
+            self._conclude(job, ended)
 
     def _refuse_another_start(self, job: JobDirectory) -> bool:
         attempts = _current(job)
@@ -72,13 +76,13 @@ class Trainer:
     def _seconds_left(self, job: JobDirectory) -> float:
         return self.limits.seconds - sum(attempt.seconds or 0.0 for attempt in _current(job))
 
-    def _attempt(self, job: JobDirectory, descriptor: int) -> Ended:
+    def _attempt(self, job: JobDirectory, place: Place) -> Ended:
         job.begin_attempt()
         limits = Limits(self._seconds_left(job), self.limits.memory_bytes, self.limits.grace_seconds)
         with (job.path / "result.json").open("wb") as output, job.log.open("ab") as log:
             ended = run_limited(
                 self._command(job), limits, output, log, lambda: job.is_cancel_requested or self.is_stopping(),
-                self.environment, [descriptor],
+                {**self.environment, **place.environment}, place.descriptors,
             )  # fmt: skip
         job.end_attempt(ended.seconds, ended.exit_code, ended.reason)
         return ended

@@ -43,7 +43,8 @@ _DATASET = {
     "counts": {"error": 0, "warning": 0, "info": 0},
 }  # fmt: skip
 _JOB = {
-    "id": JOB_ID, "state": "running", "dataset_id": DATASET_ID, "dataset_name": "gasoline.csv", "model_name": "gasoline",
+    "id": JOB_ID, "state": "running", "user": "shop", "place": None, "dataset_id": DATASET_ID,
+    "dataset_name": "gasoline.csv", "model_name": "gasoline",
     "created_at": "2026-03-01T09:30:00+00:00", "started_at": "2026-03-01T09:30:02+00:00", "finished_at": None,
     "num_attempts": 1, "step": 300, "max_steps": 500, "loss": 0.31, "val_loss": 0.33, "grad_norm": 0.12, "reach_steps": 52,
     "verdict": "healthy", "run_id": None, "model": None, "code": None, "message": None, "is_resumable": False,

@@ -38,6 +38,10 @@ class JobSummary(BaseModel):
     id: str
     state: str
     """pending, running, succeeded, failed or cancelled; running means that a live process is at it."""
+    user: str | None
+    """Name of the key that asked for it, `anonymous` without one; null for whoever is neither that user nor `admin`."""
+    place: int | None
+    """In the queue, from 1, while it is pending; the user with the fewest running jobs is next."""
     dataset_id: str
     dataset_name: str
     model_name: str

@@ -5,12 +5,16 @@ matrix products that take another code path (and round differently) below a few 
 So the network is traced once when it is loaded, its two-dimensional products get rows of zeros as company, and the number
 of rows below which bits would still change is measured instead of assumed. Whatever cannot be traced, or comes out with one bit
 different, is served as it is.
+
+torch never gives back what a trace took, some megabytes. So a graph is made once per architecture, with the weights among its
+inputs, and the versions of a model share it.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -34,6 +38,9 @@ PROBED_ROWS = 16
 TIMED_PASSES = 3
 
 Traced = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+_graphs: dict[str, Callable[..., Tensor]] = {}
+_graphs_lock = threading.Lock()
 
 
 @final
@@ -127,7 +134,7 @@ class _Flat(nn.Module):
         return quantiles.transpose(1, 2).contiguous()
 
 
-def _plain(forecaster: nn.Module) -> Traced:
+def _plain(forecaster: nn.Module) -> nn.Module:
     return _Flat(forecaster).eval()
 
 
@@ -141,16 +148,46 @@ def _stable(forecaster: Forecaster) -> Forecaster:
 
 def _trace(forecaster: Forecaster, probe: ForecastInputs) -> Traced | None:
     """The forward pass as one graph; None if torch cannot, or no longer, do that."""
+    network = _plain(_stable(forecaster))
+    weights = tuple(tensor for _, _, tensor in _tensors(network))
+    shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in weights]
+    key = f"{type(forecaster).__name__} {forecaster.config.model_dump_json()} {shapes}"
+    with _graphs_lock:
+        graph = _graphs.get(key) or _trace_with_weights(network, weights, probe)
+        if graph is None:
+            return None
+        _graphs[key] = graph
+    return lambda *inputs: graph(*weights, *inputs)
+
+
+def _trace_with_weights(network: nn.Module, weights: tuple[Tensor, ...], probe: ForecastInputs) -> Callable[..., Tensor] | None:
+    places = [(module, name) for module, name, _ in _tensors(network)]
+
+    def forward(*tensors: Tensor) -> Tensor:
+        for (module, name), tensor in zip(places, tensors, strict=False):
+            delattr(module, name)
+            setattr(module, name, tensor)
+        forecast: Tensor = network(*tensors[len(places) :])
+        return forecast
+
     try:
         with warnings.catch_warnings():
             # Shapes are compared while tracing, which is what the warnings are about; the result is compared below.
             warnings.simplefilter("ignore")
-            graph = torch.jit.trace(_plain(_stable(forecaster)), tuple(probe), check_trace=False)
-            frozen: Traced = torch.jit.freeze(graph)
+            graph: Callable[..., Tensor] = torch.jit.trace(forward, (*weights, *probe), check_trace=False)
     except Exception as error:  # noqa: BLE001  the plain network answers as well, only slower
         logger.info("serving the network untraced: %s", type(error).__name__)
         return None
-    return frozen
+    return graph
+
+
+def _tensors(network: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    """Every parameter and buffer, with the module and the name it has there."""
+    return [
+        (module, name, tensor.detach())
+        for module in network.modules()
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    ]
 
 
 def _are_equal(traced: Traced, plain: Traced, inputs: ForecastInputs) -> bool:

@@ -134,6 +134,10 @@ def test_the_bucket_is_reached_by_mlflow_alone():
     assert {name for name, service in SERVICES.items() if "storage" in service.get("networks", [])} == {"s3", "mlflow"}
     assert "ports" not in SERVICES["s3"]
     assert SERVICES["mlflow"]["depends_on"]["s3"]["required"] is False
+    # MLflow's clients would otherwise be sent to the bucket itself, which they cannot reach.
+    for name in ("api", "worker", "train", "bootstrap"):
+        for direction in ("DOWNLOAD", "UPLOAD"):
+            assert SERVICES[name]["environment"][f"MLFLOW_ENABLE_PROXY_MULTIPART_{direction}"] == "false"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

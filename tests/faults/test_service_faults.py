@@ -26,6 +26,8 @@ import fcntl, json, os, pathlib, signal, sys, time
 words = sys.argv[1:]
 run = pathlib.Path(words[words.index("--resume" if "--resume" in words else "--output") + 1])
 run.mkdir(parents=True, exist_ok=True)
+with (run.parent.parent.parent / "begun").open("a") as stream:
+    stream.write(run.parent.name + "\\n")
 (run / "run.json").write_text("{}")
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
 lock = os.open(run / "alone", os.O_RDWR | os.O_CREAT)
@@ -39,17 +41,30 @@ print(json.dumps({"run_id": "r", "gradients": {"verdict": "healthy"}, "model": N
 NUM_JOBS, NUM_KILLS = 6, 3
 
 
-def work(folder: Path, clock_step: float) -> None:
+SPEC = {"dataset_id": "0" * 32, "dataset_name": "d.csv", "model_name": "m", "promote": False}
+
+
+def furnish(folder: Path) -> Path:
+    """What a worker over `folder` needs; returns where its jobs are."""
+    (folder / "train.py").write_text(STAND_IN)
+    content = folder / "jobs" / "datasets" / str(SPEC["dataset_id"]) / "content"
+    content.mkdir(parents=True)
+    (content / "d.csv").touch()
+    (content.parent / "record.json").write_text(_dataset_record(str(SPEC["dataset_id"])))
+    return folder / "jobs" / "jobs"
+
+
+def work(folder: Path, clock_step: float, num_jobs: int = 2, queue_url: str | None = None) -> None:
     """A worker over `folder`."""
     settle(folder, "worker.log")
-    from app.jobs import trainer, worker
+    from app.jobs import trainer, turns, worker
     from app.settings import ServiceSettings
 
     trainer.TRAIN = [sys.executable, "-S", str(folder / "train.py")]
-    trainer.RETRY_SECONDS, worker.LOST_SECONDS, worker.SWEEP_SECONDS = 0.01, 1.0, 0.1
+    trainer.RETRY_SECONDS, turns.LOST_SECONDS, worker.SWEEP_SECONDS = 0.01, 1.0, 0.1
     if clock_step:
         step_clock(clock_step)
-    worker.main(ServiceSettings(jobs_directory=folder / "jobs", job_workers=2), None)
+    worker.main(ServiceSettings(jobs_directory=folder / "jobs", job_workers=num_jobs, queue_url=queue_url), None)
 
 
 @pytest.mark.parametrize("clock_step", [0.0, -3600.0], ids=["killed", "killed-and-clock-back"])
@@ -57,26 +72,19 @@ def test_jobs_survive_workers_that_are_killed(clock_step, tmp_path, ledger, mome
     """Workers die -9 at random moments, the last one lives an hour earlier: every job succeeds, none runs twice at a time, and
     no job without a living process is called running.
     """
-    (tmp_path / "train.py").write_text(STAND_IN)
-    (tmp_path / "jobs").mkdir()
-    root = tmp_path / "jobs" / "jobs"
-    spec = {"dataset_id": "0" * 32, "dataset_name": "d.csv", "model_name": "m", "promote": False}
-    content = tmp_path / "jobs" / "datasets" / spec["dataset_id"] / "content"
-    content.mkdir(parents=True)
-    (content / "d.csv").touch()
-    (content.parent / "record.json").write_text(_dataset_record(spec["dataset_id"]))
-    jobs = [JobDirectory.create(root, "fit: {}\n", **spec) for _ in range(NUM_JOBS)]
+    root = furnish(tmp_path)
+    jobs = [JobDirectory.create(root, "fit: {}\n", **SPEC) for _ in range(NUM_JOBS)]
     for _ in range(NUM_KILLS):
         worker = start(work, tmp_path, 0.0)
-        _wait(lambda: any(job.attempts for job in jobs))
+        wait_for(lambda: any(job.attempts for job in jobs))
         time.sleep(moments.uniform(0.0, 0.5))
         kill_group(worker)
-    _wait(lambda: not any(job.is_locked for job in jobs))
+    wait_for(lambda: not any(job.is_locked for job in jobs))
     assert {job.state for job in jobs} <= {"pending", "succeeded"}
     began = time.monotonic()
     worker = start(work, tmp_path, clock_step)
     try:
-        _wait(lambda: all(job.outcome is not None for job in jobs))
+        wait_for(lambda: all(job.outcome is not None for job in jobs))
     finally:
         kill_group(worker)
     lost = sum(job.state != "succeeded" for job in jobs)
@@ -110,7 +118,7 @@ class Service:
     def start(self, is_disk_full: bool = False) -> None:
         """Until it answers."""
         self._process = start(serve, self._folder, self.port, self._bundles, is_disk_full)
-        _wait(self.is_ready)
+        wait_for(self.is_ready)
 
     def kill(self) -> None:
         """At once."""
@@ -157,7 +165,7 @@ def test_what_the_service_acknowledged_outlives_its_death(service, ledger, momen
         submitter = threading.Thread(target=_submit_until, args=(service, body, acknowledged, is_over))
         submitter.start()
         num_before = len(acknowledged)
-        _wait(lambda before=num_before: len(acknowledged) > before)
+        wait_for(lambda before=num_before: len(acknowledged) > before)
         time.sleep(moments.uniform(0.0, 0.2))
         service.kill()
         is_over.set()
@@ -243,7 +251,7 @@ def _dataset_record(dataset_id: str) -> str:
     return DatasetBody.model_validate(known | found).model_dump_json()
 
 
-def _wait(condition: Any, seconds: float = 60.0) -> None:
+def wait_for(condition: Any, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the condition never came true"

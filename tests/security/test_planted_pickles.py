@@ -26,6 +26,7 @@ from training.data.panel import load_panel
 from training.errors import CheckpointError, ConfigurationError, DataError
 
 PLANTED = "planted"
+INTERNAL_QUEUE_NAME = "_dbos_internal_queue"
 
 
 class Bomb:
@@ -134,6 +135,8 @@ def plant_row(database: Path, content: str) -> None:
     with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection, connection:
         connection.row_factory = sqlite3.Row
         (row,) = map(dict, connection.execute("select * from workflow_status").fetchall())
+        # The one queue that every process of DBOS listens to.
+        row |= {"queue_name": INTERNAL_QUEUE_NAME}
         row |= {"workflow_uuid": PLANTED, "status": "ENQUEUED", "inputs": content, "serialization": "py_pickle", "output": None}
         marks = ", ".join("?" * len(row))
         connection.execute(f"insert into workflow_status ({', '.join(row)}) values ({marks})", tuple(row.values()))

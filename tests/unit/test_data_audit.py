@@ -227,3 +227,56 @@ def test_long_lists_are_cut_with_their_count(tmp_path: Path) -> None:
 def test_absent_file_is_a_finding(tmp_path: Path) -> None:
     """Even a file that is not there gives an audit."""
     assert [problem.code for problem in audit_file(tmp_path / "no.csv", DataConfig()).problems] == ["file_not_found"]
+
+
+def parts(folder: Path) -> list[Path]:
+    """Two years of two series in three files: hive partitions by region, with a file in each year."""
+    frame = pd.DataFrame({"ds": pd.date_range("2020-01-01", periods=60), "y": wave()})
+    written = []
+    for region, part, rows in (("north", "a", slice(0, 40)), ("north", "b", slice(40, 60)), ("south", "a", slice(0, 60))):
+        path = folder / f"unique_id={region}" / f"{part}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame[rows].to_parquet(path, index=False)
+        written.append(path)
+    return written
+
+
+def test_a_folder_is_audited_as_one_table(tmp_path: Path) -> None:
+    """All files of all partitions count; what is found and summed up is what one file of the same rows has."""
+    paths = parts(tmp_path / "sales")
+    result = audit_file(tmp_path / "sales", DataConfig())
+    frames = [pd.read_parquet(path, partitioning=None).assign(unique_id=path.parent.name[10:]) for path in paths]
+    pd.concat(frames).to_parquet(tmp_path / "one.parquet", index=False)
+    one = audit_file(tmp_path / "one.parquet", DataConfig())
+    assert result.is_usable
+    assert result.problems == one.problems == ()
+    assert result.summary.pop("files") == 3
+    assert {"rows", "series", "freq", "season_length", "steps"} <= result.summary.keys()
+    assert (result.summary["rows"], result.summary["series"]) == (120, 2)
+    assert {key: value for key, value in result.summary.items() if key != "columns"} == {
+        key: value for key, value in one.summary.items() if key != "columns"
+    }
+
+
+def test_what_is_wrong_between_the_files_of_a_folder_is_found(tmp_path: Path) -> None:
+    """A time that is in two files, by series and row of the whole table; a file of other columns; something that is no parquet;
+    a column per series; nothing at all: each by its code, as training would refuse it.
+    """
+    first, second, south = parts(tmp_path / "sales")
+    pd.concat([pd.read_parquet(first, partitioning=None).tail(1), pd.read_parquet(second, partitioning=None)]).to_parquet(
+        second, index=False
+    )
+    (problem,) = of(audit_file(tmp_path / "sales", DataConfig()), "duplicate_timestamps")
+    assert (problem.series, problem.row, problem.count) == ("north", 41, 1)
+    pd.DataFrame({"ds": ["x"], "z": [1]}).to_parquet(south, index=False)
+    result = audit_file(tmp_path / "sales", DataConfig())
+    assert [problem.code for problem in result.problems] == ["files_differ"] * 2
+    assert "unique_id=south/a.parquet" in result.problems[0].message
+    (tmp_path / "sales" / "notes.txt").touch()
+    assert [problem.code for problem in audit_file(tmp_path / "sales", DataConfig()).problems] == ["folder_mixed"]
+    (tmp_path / "none").mkdir()
+    assert [problem.code for problem in audit_file(tmp_path / "none", DataConfig()).problems] == ["data_empty"]
+    wide = tmp_path / "wide" / "a.parquet"
+    wide.parent.mkdir()
+    pd.DataFrame({"ds": pd.date_range("2020", periods=60), "a": wave(), "b": wave(), "c": wave()}).to_parquet(wide, index=False)
+    assert of(audit_file(wide.parent, DataConfig()), "layout_wide")[0].severity == "error"

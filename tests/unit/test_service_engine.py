@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from app.errors import ProblemError
+from app.services import network as network_module
 from app.services.admission import Admission
 from app.services.engine import InferenceEngine, forward
 from app.services.metrics import ServiceMetrics
@@ -111,13 +112,28 @@ def test_a_network_that_cannot_be_traced_is_served_as_it_is(monkeypatch: pytest.
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("no tracer")
 
+    monkeypatch.setattr(network_module, "_graphs", {})
     monkeypatch.setattr(torch.jit, "trace", refuse)
     untraced = build_network()
-    monkeypatch.setattr(torch.jit, "trace", lambda module, *_, **__: lambda *tensors: module(*tensors) + 1.0)
-    monkeypatch.setattr(torch.jit, "freeze", lambda graph: graph)
+    monkeypatch.setattr(torch.jit, "trace", lambda forward, *_, **__: lambda *tensors: forward(*tensors) + 1.0)
     mistraced = build_network()
     for network in (untraced, mistraced):
         assert not network.is_traced
+        np.testing.assert_allclose(network(inputs), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_versions_of_one_architecture_share_a_graph_and_keep_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch never gives back what a trace took, so a new version brings weights only; each version answers with its own."""
+    graphs: dict[str, object] = {}
+    monkeypatch.setattr(network_module, "_graphs", graphs)
+    inputs, forecasts = build_inputs(5), []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        network = build_network()
+        forecasts.append((network, network.forecaster(inputs).detach().transpose(1, 2).numpy()))
+        assert network.is_traced
+    assert len(graphs) == 1
+    for network, expected in forecasts:
         np.testing.assert_allclose(network(inputs), expected, rtol=1e-6, atol=1e-6)
 
 

@@ -26,9 +26,12 @@ def run(options: argparse.Namespace) -> int:
 
     keep_freed_memory()
     config = read_config(options)
+    import torch
+
     from training.preflight import preflight
     from training.preparation import prepare
     from training.process_memory import MemoryGrowth, load_readers
+    from training.thread_choice import choose_threads
 
     # Whoever asks how far the data pays is told, also where training would not measure.
     asked = config.gradients.model_copy(update={"preset": "economy"})
@@ -37,6 +40,8 @@ def run(options: argparse.Namespace) -> int:
         prepared = prepare(config.model_copy(update={"gradients": asked}))
     # What the instruments cost is what the fit will pay for its own.
     prepared = replace(prepared, config=prepared.config.model_copy(update={"gradients": config.gradients}))
+    chosen, _ = choose_threads(prepared)
+    torch.set_num_threads(chosen)
     tell = say(options.quiet)
     for note in prepared.notes:
         tell(note)

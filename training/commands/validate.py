@@ -1,7 +1,8 @@
-"""Audit a data file: rows, gaps, duplicates, frequency and the problems of every series.
+"""Audit a data file, or a folder of parquet: rows, gaps, duplicates, frequency and the problems of every series.
 
     gradcast validate sales.csv
     gradcast validate --data sales.csv --set data.time_col=date --json
+    gradcast validate --data sales/             a folder of parquet, partitions included
 
 Fixes are offered, not made. Exit code 2 if something must be fixed before training.
 """
@@ -19,8 +20,8 @@ EXIT_INPUT = 2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe `gradcast validate`."""
-    parser.add_argument("file", nargs="?", metavar="FILE", help="data file (or --data FILE)")
-    parser.add_argument("--data", metavar="FILE", help="data file: CSV, CSV.gz, parquet or .tsf")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="data file or folder of parquet (or --data FILE)")
+    parser.add_argument("--data", metavar="FILE", help="data file: CSV, CSV.gz, parquet or .tsf; or a folder of parquet")
     parser.add_argument("--config", metavar="FILE.yaml", help="configuration file with the data section")
     parser.add_argument(
         "--set",

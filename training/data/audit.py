@@ -18,6 +18,7 @@ from training.data.frequency import FrequencyFinding, default_season_length, gri
 from training.data.layout import ColumnFacts, Layout, count_distinct, guess_layout, inspect_columns, resolve_layout
 from training.data.panel import build_panel
 from training.data.parquet import read_parquet_sample
+from training.data.parquet_folder import open_table, sample_folder
 from training.data.readers import read_frame, sample_frame
 from training.data.rows import ATTRS_KEY, SortedRows, duplicate_rows, file_line, sort_rows
 from training.data.series_checks import AuditedSeries, check_series
@@ -28,12 +29,12 @@ __all__ = ["Audit", "AuditProblem", "audit_file"]
 
 
 def audit_file(path: Path, config: DataConfig) -> Audit:
-    """Look at a data file as training would, and beyond its first refusal.
+    """Look at a data file, or a folder of parquet, as training would, and beyond its first refusal.
 
     Where the configured columns are not in the file, others are proposed and the audit goes on with them.
 
     Args:
-        path: The file.
+        path: The file or folder; rows of a folder are counted through all its files, in the order of their names.
         config: Columns, frequency and fill policy.
 
     Returns:
@@ -45,11 +46,19 @@ def audit_file(path: Path, config: DataConfig) -> Audit:
     try:
         used = _choose_columns(path, config, problems, summary)
         if used is not None:
-            frame = read_frame(path, used)
+            frame = _read_folder(path, used, summary) if path.is_dir() else read_frame(path, used)
             _audit_frame(frame, config, used, problems, summary)
     except DataError as error:
         problems += [_from_problem(problem) for problem in error.problems]
     return Audit(str(path), summary, sort_problems(problems))
+
+
+def _read_folder(path: Path, config: DataConfig, summary: dict[str, Any]) -> pd.DataFrame:
+    """All rows of all files; a table with a column per series is refused, as training does."""
+    table = open_table(path, config)
+    table.require_long()
+    summary["files"] = len(table.files)
+    return table.read(table.pieces(0, int(table.ends[-1])))
 
 
 def _from_problem(problem: Problem) -> AuditProblem:
@@ -60,7 +69,7 @@ def _choose_columns(
     path: Path, config: DataConfig, problems: list[AuditProblem], summary: dict[str, Any]
 ) -> DataConfig | None:
     """The configuration to read the file with: all other columns become past-only covariates, so that they are seen."""
-    container = detect_container(path)
+    container = "parquet" if path.is_dir() else detect_container(path)
     summary["format"] = container
     if container == "tsf":
         return config
@@ -105,7 +114,7 @@ def _is_nested(facts: ColumnFacts, name: str) -> bool:
 
 def _column_facts(path: Path, container: str, problems: list[AuditProblem]) -> tuple[ColumnFacts, dict[str, int], int]:
     if container == "parquet":
-        names, head = read_parquet_sample(path)
+        names, head = sample_folder(path) if path.is_dir() else read_parquet_sample(path)
         sample, num_rows = {name: head[name] for name in names}, len(head)
     else:
         dialect = read_dialect(path)

@@ -233,13 +233,26 @@ def open_table(path: Path, config: DataConfig) -> ParquetTable:
     """
     path = Path(path)
     files = tuple(_find(path)) if path.is_dir() else (SourceFile(path, path.name, {}),)
+    layout, id_hint = parquet_layout(*_sample(files), config)
+    return ParquetTable(path, files, config, layout, id_hint)
+
+
+def sample_folder(folder: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
+    """Columns of a folder's files, keys of their partitions among them, and the first rows.
+
+    Raises:
+        DataError: If there is no file, or something else lies between them.
+    """
+    return _sample(tuple(_find(folder)))
+
+
+def _sample(files: Sequence[SourceFile]) -> tuple[tuple[str, ...], pd.DataFrame]:
     names, head = read_parquet_sample(files[0].path)
     for key in files[0].keys:
         if key not in head.columns:
             head[key] = _typed([file.keys[key] for file in files])[0].as_py()
             names = (*names, key)
-    layout, id_hint = parquet_layout(names, head, config)
-    return ParquetTable(path, files, config, layout, id_hint)
+    return tuple(names), head
 
 
 def _find(folder: Path) -> Iterator[SourceFile]:

@@ -1,7 +1,7 @@
 // The first page: bring a table, see the models and the trainings.
 import { ask, upload, Problem } from "/static/api.js";
 import { number, reachStrip } from "/static/charts.js";
-import { auditBlock, badge, count, every, find, gateButton, h, plain, say, sayProblem, stateBadge, toneOf } from "/static/parts.js";
+import { auditBlock, badge, count, every, find, gateButton, h, plain, say, sayProblem, stateBadge, toneOf, turnWords } from "/static/parts.js";
 
 const place = find("#upload-answer"), zone = find("#drop"), input = find("#file");
 
@@ -97,7 +97,7 @@ async function showJobs() {
 
 function jobRow(job) {
   const words = job.state === "running" && job.max_steps ? `step ${job.step.toLocaleString("en")} of ${job.max_steps.toLocaleString("en")}` : job.message ?? "";
-  return h("li", {}, stateBadge(job.state), h("a", { href: `/page/jobs/${job.id}` }, job.model_name), h("span", { class: "faint" }, `on ${job.dataset_name}`), h("span", {}, words));
+  return h("li", {}, stateBadge(job.state), h("a", { href: `/page/jobs/${job.id}` }, job.model_name), h("span", { class: "faint" }, [`on ${job.dataset_name}`, turnWords(job)].filter(Boolean).join(", ")), h("span", {}, words));
 }
 
 async function showData() {

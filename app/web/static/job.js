@@ -1,7 +1,7 @@
 // One training, live: loss, gradient norm, reach and verdict as they come.
 import { ask, listen } from "/static/api.js";
 import { errorBars, forecastChart, lineChart, needWord } from "/static/charts.js";
-import { badge, decisionBlock, find, forecast, gateButton, h, sayProblem, STATES, stateBadge, verdictBlock } from "/static/parts.js";
+import { badge, decisionBlock, find, forecast, gateButton, h, sayProblem, STATES, stateBadge, turnWords, verdictBlock } from "/static/parts.js";
 
 const id = document.body.dataset.id;
 const points = new Map();
@@ -53,6 +53,7 @@ async function showJob(fresh) {
   find("h1").textContent = job.model_name;
   document.title = `${job.model_name}: ${STATES[job.state][0]}`;
   find("#state").replaceChildren(stateBadge(job.state));
+  find("#turn").textContent = turnWords(job);
   find("#message").textContent = job.message ?? "";
   find("#cancel").hidden = hasEnded;
   find("#resume").hidden = !job.is_resumable;

@@ -40,6 +40,12 @@ export const STATES = {
   cancelled: ["stopped", "unsure"],
 };
 
+/** Who asked for a job, as far as this key may know, and when its turn comes. */
+export function turnWords(job) {
+  const place = job.place ? (job.place === 1 ? "next in the queue" : `place ${job.place} in the queue`) : "";
+  return [job.user && job.user !== "anonymous" ? `by ${job.user}` : "", place].filter(Boolean).join(", ");
+}
+
 export function stateBadge(state) {
   return badge(...STATES[state]);
 }

@@ -201,3 +201,24 @@ def test_keys_cannot_flood_the_metrics(monkeypatch):
     (family,) = metrics.key_requests.collect()
     counts = {sample.labels["key"]: sample.value for sample in family.samples if sample.name.endswith("_total")}
     assert counts == {"a": 2.0, "b": 1.0, "others": 2.0}
+
+
+def test_a_job_carries_its_key_which_only_its_owner_and_admins_see(keyed, uploaded, tmp_path):
+    """Ada's jobs do not shut the door on Bob's one, who comes before her second; each is told the own name, an admin all."""
+    _, store, ask = keyed(max_waiting_jobs=2)
+    body = {"dataset_id": uploaded(tmp_path / "jobs")}
+    tokens = {name: store.create(name, [Scope.TRAIN])[1] for name in ("ada", "bob")}
+    tokens["root"] = store.create("root", [Scope.ADMIN])[1]
+    ids = [ask(tokens["ada"], "POST", "/jobs", json=body).json()["id"] for _ in range(2)]
+    assert ask(tokens["ada"], "POST", "/jobs", json=body).json()["code"] == "queue_full"
+    own = ask(tokens["bob"], "POST", "/jobs", json=body).json()
+    assert (own["user"], own["place"]) == ("bob", 2)
+
+    def seen(name):
+        return {job["id"]: (job["user"], job["place"]) for job in ask(tokens[name], "GET", "/jobs").json()["jobs"]}
+
+    assert seen("root") == {ids[0]: ("ada", 1), own["id"]: ("bob", 2), ids[1]: ("ada", 3)}
+    assert seen("bob") == {ids[0]: (None, 1), own["id"]: ("bob", 2), ids[1]: (None, 3)}
+    assert ask(tokens["bob"], "GET", f"/jobs/{ids[0]}").json()["user"] is None
+    assert ask(tokens["bob"], "POST", f"/jobs/{ids[0]}/cancel").json()["user"] is None
+    assert '"user": null' in ask(tokens["bob"], "GET", f"/jobs/{ids[0]}/events").text

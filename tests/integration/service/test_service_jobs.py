@@ -33,6 +33,7 @@ def test_a_job_waits_until_somebody_works(site):
     assert answer.status_code == 202
     job = JobBody.model_validate(answer.json())
     assert (job.state, job.model_name, job.num_attempts, job.is_resumable) == ("pending", "sales", 0, False)
+    assert (job.user, job.place) == ("anonymous", 1)
     assert job.config["fit"]["max_steps"] == 50
     assert job.config["data"]["path"] is None
     listing = JobList.model_validate(client.get("/jobs").json())
@@ -47,6 +48,7 @@ def test_a_job_waits_until_somebody_works(site):
         ({"tracking": {"uri": "http://169.254.169.254/"}}, "config.tracking.uri"),
         ({"tracking": {"alias": "champion"}}, "config.tracking.alias"),
         ({"tracking": {"model_name": "../x"}}, "config.tracking.model_name"),
+        ({"fit": {"device": "cuda:1"}}, "config.fit.device"),
         ({"fit": {"max_stps": 5}}, "config.fit.max_stps"),
         ({"fit": {"max_steps": 0}}, "config.fit.max_steps"),
         ({"fit": {"loss": "mae"}}, "config.fit.loss"),
