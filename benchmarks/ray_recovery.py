@@ -4,7 +4,7 @@ Targets: no kill repeats more steps than lie between two checkpoints, every fit 
 undisturbed one to the bit. Seconds are from the kill to the first step of the new team, checkpoint read and processes
 started anew. Every tenth step is recorded, so steps are counted to within ten.
 
-usage: benchmarks/ray_recovery.py [--rounds 3] [--kills 2] [--workers 2] [--max-steps 1500] [--check-steps 100]
+usage: benchmarks/ray_recovery.py [--rounds 3] [--kills 2] [--workers 2] [--max-steps 1500] [--check-steps 100] [--note TEXT]
 """
 
 from __future__ import annotations
@@ -132,6 +132,7 @@ def main() -> int:
     parser.add_argument("--max-steps", type=int, default=1500)
     parser.add_argument("--check-steps", type=int, default=100, help="steps between two checkpoints")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and victims")
+    parser.add_argument("--note", default="", help="what the reader must know about the machine meanwhile")
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)  # noqa: S311  no secret
     kills, equal = [], []
@@ -159,6 +160,7 @@ def main() -> int:
         f"| seconds from the kill to the next step | {statistics.median(seconds):.1f} | {max(seconds):.1f} |",
         "",
         f"Fits that ended with the weights of the undisturbed one, to the bit: {sum(equal)} of {len(equal)}.",
+        *(("", arguments.note) if arguments.note else ()),
     ]
     job = {key: getattr(arguments, key) for key in ("rounds", "kills", "workers", "max_steps", "check_steps", "seed")}
     results = {"kills": kills, "equal": equal, "calm_seconds": calm_seconds}

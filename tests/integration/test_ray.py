@@ -123,7 +123,7 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_the_last_checkpoint(
 
 def test_ctrl_c_stops_with_a_checkpoint_that_one_process_resumes(data: Path, tmp_path: Path) -> None:
     """Exit code 130, the way on in the last line, and nothing of Ray left behind."""
-    process = start(tmp_path, "--data", data.name, "--workers", "2", "--output", "run", "--no-register",
+    process = start(tmp_path, "--data", data.name, "--workers", "2", "--min-workers", "1", "--output", "run", "--no-register",
                     *overrides("fit.max_steps=100000", "fit.val_check_steps=50000"))  # fmt: skip
     wait_for(lambda: any(entry.get("step", 0) > 20 for entry in recorded(tmp_path / "run")), process)
     process.send_signal(signal.SIGINT)

@@ -21,8 +21,9 @@ from training.on_ray.environment import ADDRESS, cluster_address
 OBJECT_BYTES = 96 * 2**20
 # Paths of Ray's sockets must be shorter than 108 bytes, which the temporary directory of macOS is not.
 SHORT_FOLDER = "/tmp" if sys.platform == "darwin" else None  # noqa: S108  a directory of a random name is made in it
-# Ray gives its own processes half a minute to start, which a busy machine may take for its imports.
-START_ATTEMPTS = 3
+# Ray gives its own processes half a minute to start, which a busy machine may take for its imports; what is left of the first
+# attempt ends with the command.
+START_ATTEMPTS = 2
 REACH_SECONDS = 10.0
 
 
