@@ -9,7 +9,11 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 OWNER = "postgres"
 
@@ -21,11 +25,27 @@ def find_binaries() -> Path | None:
     return Path(onpath).resolve().parent if onpath else found[-1].parent if found else None
 
 
+@contextmanager
+def running_postgres(*databases: str) -> Iterator[Postgres]:
+    """A server with these databases, gone at the end; the test is skipped where there is none to start."""
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed: neither initdb on PATH nor /usr/lib/postgresql/*/bin")
+    server = Postgres(binaries)
+    try:
+        server.start()
+        for name in databases:
+            server.create_database(name)
+        yield server
+    finally:
+        server.remove()
+
+
 class Postgres:
     """A cluster in a directory of its own; root hands it to the user `postgres`, as the server insists."""
 
     def __init__(self, binaries: Path) -> None:
-        self._binaries = binaries
+        self.binaries = binaries
         self._identity = {"user": OWNER} if os.geteuid() == 0 else {}
         self.directory = Path(tempfile.mkdtemp(prefix="gradcast-postgres-"))
         if self._identity:
@@ -54,7 +74,7 @@ class Postgres:
         while True:
             with (self.directory / "log.txt").open("ab") as log:
                 self._process = subprocess.Popen(
-                    [self._binaries / "postgres", "-D", "data", *options], cwd=self.directory, stdout=log, stderr=log,
+                    [self.binaries / "postgres", "-D", "data", *options], cwd=self.directory, stdout=log, stderr=log,
                     start_new_session=True, **self._identity,
                 )  # fmt: skip
             while self._process.poll() is None:
@@ -82,12 +102,12 @@ class Postgres:
         return self._run("pg_dump", "-h", "127.0.0.1", "-p", str(self.port), "-U", "gradcast", database)
 
     def _answers(self) -> bool:
-        command = [self._binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        command = [self.binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(command, check=False).returncode == 0
 
     def _run(self, program: str, *words: str) -> str:
         ended = subprocess.run(
-            [self._binaries / program, *words], cwd=self.directory, capture_output=True, text=True, check=False, **self._identity
+            [self.binaries / program, *words], cwd=self.directory, capture_output=True, text=True, check=False, **self._identity
         )
         assert ended.returncode == 0, ended.stderr
         return ended.stdout

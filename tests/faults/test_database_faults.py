@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.postgres import Postgres, find_binaries
+from tests.faults.postgres import Postgres, running_postgres
 from tests.faults.recording import losses, record
 from training.tracking.environment import open_client
 
@@ -18,17 +18,9 @@ NUM_STEPS = 200
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
     """A running server with a tracking store in it."""
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed: neither initdb on PATH nor /usr/lib/postgresql/*/bin")
-    server = Postgres(binaries)
-    try:
-        server.start()
-        server.create_database("mlflow")
+    with running_postgres("mlflow") as server:
         open_client(server.uri("mlflow")).search_experiments()
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from app.jobs.job_directory import JobDirectory
 from tests.faults.children import kill_group, start
-from tests.faults.postgres import Postgres, find_binaries
+from tests.faults.postgres import running_postgres
 from tests.faults.test_service_faults import SPEC, furnish, wait_for, work
 
 NUM_JOBS = 5
@@ -22,16 +22,8 @@ def queue_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
     if request.param == "sqlite":
         yield None
         return
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed: neither initdb on PATH nor /usr/lib/postgresql/*/bin")
-    server = Postgres(binaries)
-    try:
-        server.start()
-        server.create_database("queue")
+    with running_postgres("queue") as server:
         yield server.uri("queue", "postgresql")
-    finally:
-        server.remove()
 
 
 @pytest.mark.parametrize("queue_url", ["sqlite", "postgres"], indirect=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from tests.faults.postgres import Postgres, find_binaries
+from tests.faults.postgres import Postgres, running_postgres
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 # Called as `docker compose` is: notes what it was asked, and runs what exec and run would run, in the folders of the volumes.
@@ -36,24 +36,16 @@ if words[0] in ("exec", "run"):
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[tuple[Postgres, Path, dict[str, str]]]:
     """A server with a table, artifacts and keys, and the environment in which the scripts reach them."""
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed: neither initdb on PATH nor /usr/lib/postgresql/*/bin")
-    server = Postgres(binaries)
-    try:
-        server.start()
-        server.create_database("mlflow")
+    with running_postgres("mlflow") as server:
         run_sql(server, "create table runs (name text primary key)")
         run_sql(server, "insert into runs select 'run ' || n from generate_series(1, 1000) n")
         for name, content in (("mlflow/artifacts/1/bundle.json", "{}"), ("gradcast/keys/keys.json", "[]")):
             (tmp_path / name).parent.mkdir(parents=True)
             (tmp_path / name).write_text(content)
         (tmp_path / "compose.py").write_text(STAND_IN)
-        path = f"{binaries}:{os.environ['PATH']}"
+        path = f"{server.binaries}:{os.environ['PATH']}"
         compose = f"{sys.executable} {tmp_path / 'compose.py'} {tmp_path}"
         yield server, tmp_path, {"PATH": path, "COMPOSE": compose, "PGHOST": "127.0.0.1", "PGPORT": str(server.port)}
-    finally:
-        server.remove()
 
 
 def run_sql(server: Postgres, text: str) -> list[tuple[str]]:

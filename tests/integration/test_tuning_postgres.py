@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
-from tests.faults.postgres import Postgres, find_binaries
+from tests.faults.postgres import running_postgres
 from training.tuning.storage import open_storage
 from training.tuning.study import OUTCOME_KEY, counted_trials
 
@@ -46,16 +46,8 @@ tune(request, lambda _config: NOOP_TRACKER, SILENT_PROGRESS, lambda s: print(s, 
 @pytest.fixture(scope="module")
 def storage() -> Iterator[str]:
     """The address of a database that both see."""
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed: neither initdb on PATH nor /usr/lib/postgresql/*/bin")
-    server = Postgres(binaries)
-    try:
-        server.start()
-        server.create_database("studies")
+    with running_postgres("studies") as server:
         yield server.uri("studies")
-    finally:
-        server.remove()
 
 
 def start_machine(folder: Path, data: Path, storage: str) -> subprocess.Popen[str]:

@@ -15,7 +15,7 @@ import pytest
 from app.access.keys import KeyStore
 from app.access.scopes import Scope
 from tests.e2e.service_site import Site, wait_for
-from tests.faults.postgres import Postgres, find_binaries
+from tests.faults.postgres import Postgres, running_postgres
 from tests.security.test_planted_secrets import SECRET, holders
 
 SETTINGS = {
@@ -56,17 +56,8 @@ class CommandLines(threading.Thread):
 
 @pytest.fixture
 def database() -> Iterator[Postgres]:
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed: neither initdb on PATH nor /usr/lib/postgresql/*/bin")
-    server = Postgres(binaries)
-    try:
-        server.start()
-        for name in ("runs", "queue"):
-            server.create_database(name)
+    with running_postgres("runs", "queue") as server:
         yield server
-    finally:
-        server.remove()
 
 
 def with_password(server: Postgres, name: str) -> str:
