@@ -2,7 +2,8 @@
 
 Every point is a run in a process of its own: prepare, some steps, a check. Afterwards a model of costs is fitted to the
 points, must predict a run larger than all of them along four axes at once (target: 35 % for every quantity), and says what
-a million and a billion series would take. Writes results, and the pictures of docs/scale.md.
+a million and a billion series would take. Writes results, and the pictures of docs/scale.md; that of workers is drawn
+from the results of workers.py.
 
 usage: benchmarks/cost_curves.py [--steps 30] [--rounds 1] [--draw]
 """
@@ -55,7 +56,6 @@ AXES: dict[str, tuple[int, ...]] = {
     "hidden": (32, 64, 128, 256),
     "layers": (1, 2, 3, 4),
 }
-TEAMS = (1, 2)
 # Series in a map on disk: what a series costs that is not in memory.
 MAPPED = (1_000, 100_000)
 MAPPED_ROWS = 150
@@ -87,20 +87,6 @@ def measure(point: Point, data: Path, steps: int) -> dict[str, float]:
     command = [sys.executable, str(SCRIPTS / "cost_point.py"), f"--data={data}", f"--steps={steps}"]
     command += [word for size in sizes for word in ("--set", size)]
     return run(command, point.name)
-
-
-def measure_team(workers: int, steps: int) -> dict[str, float]:
-    """The base, trained by so many processes with one thread each; `workers.py` has more of it."""
-    command = [
-        sys.executable, str(SCRIPTS / "worker_gradcast.py"), f"--steps={5 * steps}", "--warm-up=20", "--threads=1",
-        f"--workers={workers}", f"--context-length={BASE.context}", f"--hidden-size={BASE.hidden}", f"--num-layers={BASE.layers}",
-    ]  # fmt: skip
-    found = run(command, f"{workers} processes")
-    return {
-        "workers": workers,
-        "step_clock": 64 / found["windows_per_second"],
-        "step_processor": found["processor_seconds_per_step"],
-    }
 
 
 def measure_mapped(num_series: int, steps: int) -> dict[str, Any]:
@@ -181,13 +167,17 @@ def format_points(points: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def format_teams(teams: list[dict[str, Any]]) -> str:
-    """Processes that share every batch."""
-    lines = ["## workers", "", "| processes | ms per step | processor ms per step of the leader |", "|---|---|---|"]
-    lines += [
-        f"| {team['workers']} | {team['step_clock'] * 1e3:.1f} | {team['step_processor'] * 1e3:.1f} |" for team in teams
-    ]
-    return "\n".join(lines) + "\n"
+def read_teams() -> dict[str, list[dict[str, float]]]:
+    """Milliseconds per step of 64 windows with one process and with several, by network: from the results of `workers.py`."""
+    document = json.loads((RESULTS / "workers.json").read_text(encoding="utf-8"))
+    workers = document["job"]["workers"]
+    return {
+        name: [
+            {"workers": count, "step_ms": 64e3 / statistics.median(entry["windows_per_second"] for entry in found[contestant])}
+            for count, contestant in ((1, "one process"), (workers, f"{workers} processes"))
+        ]
+        for name, found in document["results"].items()
+    }
 
 
 def main() -> int:
@@ -202,20 +192,19 @@ def main() -> int:
     else:
         points = run_points(all_points(), arguments.steps, arguments.rounds)
         job = {"steps": arguments.steps, "rounds": arguments.rounds, "batch_size": 64, "base": vars(BASE), "axes": AXES}
-        teams = [measure_team(workers, arguments.steps) for workers in TEAMS]
         mapped = [measure_mapped(count, arguments.steps) for count in MAPPED]
         document = {"machine": machine(), "job": job, "points": points[:-1], "held_out": points[-1]}
-        document |= {"workers": teams, "mapped": mapped}
+        document |= {"mapped": mapped}
     model = CostModel.fit(document["points"])
     table, worst = check_held_out(model, document["held_out"])
     bulk = json.loads((RESULTS / "bulk_forecasts.json").read_text(encoding="utf-8"))
     scales = format_scales(model, bytes_per_mapped_series(document["mapped"]), bulk)
     document["model"] = vars(model)
-    text = "\n".join([format_points(document["points"]), format_teams(document["workers"]), table, scales])
+    text = "\n".join([format_points(document["points"]), table, scales])
     write_results("cost_curves", text, document)
     write_pictures(
         document["points"],
-        document["workers"],
+        read_teams(),
         AXES,
         vars(BASE),
         Path(__file__).resolve().parents[1] / "docs" / "figures",

@@ -17,38 +17,37 @@ LABELS = {
     "context": "context, steps",
     "hidden": "units",
     "layers": "layers",
-    "workers": "processes",
 }
 Point = Mapping[str, Any]
 Curve = tuple[str, str, Callable[[Point], float]]
 STEP: list[Curve] = [("processor", BLUE, lambda point: point["step_processor"] * 1e3)]
-WORKERS: list[Curve] = [("clock", VERMILION, lambda point: point["step_clock"] * 1e3)]
+WORKERS: list[Curve] = [("clock", VERMILION, lambda point: point["step_ms"])]
 MEMORY: list[Curve] = [("resident", BLUE, lambda point: point["peak_bytes"] / 1e6)]
 DISK: list[Curve] = [("run on disk", GREEN, lambda point: point["disk_bytes"] / 1e6)]
 PREPARE: list[Curve] = [("preparation", VERMILION, lambda point: point["prepare_processor"])]
 
 
 def write_pictures(
-    points: Sequence[Point], teams: Sequence[Point], axes: Mapping[str, Sequence[int]], base: Point, folder: Path
+    points: Sequence[Point], teams: Mapping[str, Sequence[Point]], axes: Mapping[str, Sequence[int]], base: Point, folder: Path
 ) -> None:
     """Draw and write all of them as SVG.
 
     Args:
         points: Of all runs of one process.
-        teams: Of several.
+        teams: Of one and of several, by network: `workers` and `step_ms`.
         axes: Values per axis.
         base: What the other axes are meanwhile.
         folder: Where to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = {axis: _line(points, axis, values, base) for axis, values in axes.items()}
-    lines["workers"] = [(team["workers"], team) for team in teams]
+    lines |= {f"processes\n{name}": [(team["workers"], team) for team in group] for name, group in teams.items()}
     pictures = {
         "cost_step": (STEP, ("series", "context", "hidden", "layers"), "processor ms per step"),
         "cost_memory": (MEMORY, ("series", "rows", "context", "hidden"), "resident memory, MB"),
         "cost_disk": (DISK, ("series", "rows", "hidden", "layers"), "disk of a run, MB"),
         "cost_preparation": (PREPARE, ("series", "rows"), "preparation, processor s"),
-        "cost_workers": (WORKERS, ("workers",), "ms per step"),
+        "cost_workers": (WORKERS, tuple(f"processes\n{name}" for name in teams), "ms per step"),
     }  # fmt: skip
     for name, (curves, chosen, what) in pictures.items():
         _write(_draw({axis: lines[axis] for axis in chosen}, curves, what), folder / f"{name}.svg")
@@ -63,7 +62,7 @@ def _line(points: Sequence[Point], axis: str, values: Sequence[int], base: Point
 
 def _draw(lines: Mapping[str, list[tuple[int, Point]]], curves: Sequence[Curve], what: str) -> Figure:
     """Small panels side by side with one vertical axis in common: what costs more stands higher."""
-    figure = Figure(figsize=(2.3 * len(lines) + 0.9, 2.5), layout="constrained")
+    figure = Figure(figsize=(min(2.3 * len(lines), 9.2) + 0.9, 2.5), layout="constrained")
     panels = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
     for panel, (axis, line) in zip(panels, lines.items(), strict=True):
         for _, colour, value in curves:
@@ -89,10 +88,10 @@ def _draw(lines: Mapping[str, list[tuple[int, Point]]], curves: Sequence[Curve],
 def _dress(panel: Axes, axis: str, places: Sequence[int]) -> None:
     if max(places) / min(places) > 4:
         panel.set_xscale("log")
-    panel.set_xticks(places, [f"{place:,}" for place in places])
+    panel.set_xticks(places, [f"{place // 1000}k" if place % 1000 == 0 else str(place) for place in places])
     panel.minorticks_off()
     panel.margins(x=0.22)
-    panel.set_xlabel(LABELS[axis], color=INK, fontsize=9)
+    panel.set_xlabel(LABELS.get(axis, axis), color=INK, fontsize=9)
     panel.grid(axis="y", color=GRID, linewidth=0.8)
     panel.set_axisbelow(True)
     panel.tick_params(colors=FAINT, labelsize=8, length=0)
