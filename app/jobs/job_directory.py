@@ -121,7 +121,7 @@ class JobDirectory:
         """Write a new job; it appears whole or not at all."""
         now = datetime.now(UTC)
         job_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        record = JobSpec(id=job_id, created_at=now.isoformat(timespec="milliseconds"), **spec)
+        record = JobSpec(id=job_id, created_at=now.isoformat(timespec="microseconds"), **spec)
         staging = root / f".{job_id}"
         staging.mkdir(parents=True)
         try:
