@@ -121,6 +121,18 @@ def build_channels(
     return Channels(out, fills, future, num_future.astype(np.int64), tuple(notes))
 
 
+def no_channels(grid: Grid) -> Channels:
+    """The channels of a panel without covariates."""
+    count = len(grid.series)
+    return Channels(
+        np.zeros((grid.num_rows, 0), np.float32),
+        np.zeros(0, np.float32),
+        np.zeros((count, 0, 0), np.float32),
+        np.zeros(count, np.int64),
+        (),
+    )
+
+
 def _filled_rows(column: EncodedColumn, rows: SortedRows, grid: Grid) -> tuple[NDArray[np.int64], int]:
     """Frame row whose value each row of the store takes, -1 if there is none yet; and how many steps lack their own."""
     source = np.arange(grid.num_rows) if grid.source is None else grid.source

@@ -28,7 +28,7 @@ from training.data.covariates import build_vocabulary
 from training.data.frequency import default_season_length, estimate_season_length
 from training.data.holiday_dates import holiday_features, read_holidays
 from training.data.mapped_files import STORE, GrowingFiles, is_intact, map_array, read_json, read_names
-from training.data.panel import build_panel
+from training.data.panel import build_panel, build_regular_panel
 from training.data.parquet_folder import ParquetTable, open_table
 from training.data.regrouping import MAX_BUCKETS, regroup
 from training.data.rows import block_edges
@@ -95,7 +95,9 @@ def load_table(
     num_bytes = num_rows * (5 + 4 * (len(config.futr_exog) + len(config.hist_exog)))
     if config.storage == "map" or (config.storage == "auto" and num_bytes > MAP_THRESHOLD_BYTES):
         return map_panel(table, horizon, columns, watch)
-    return build_panel(table.read(table.pieces(0, num_rows)), config, columns=columns, horizon=horizon)
+    rows = table.gather(table.pieces(0, num_rows))
+    panel = build_regular_panel(rows, config, columns, horizon)
+    return panel or build_panel(rows.frame(), config, columns=columns, horizon=horizon)
 
 
 def map_panel(
