@@ -65,7 +65,9 @@ class TimeColumn:
 
     def add(self, start: int, chunk: pa.Array) -> None:
         """Take the rows from `start` on."""
-        self.runs.add(start, _filled(chunk.cast(pa.timestamp("us", self.zone), safe=False).cast(pa.int64()), MISSING_TIME))
+        self.runs.add(
+            start, _filled(chunk.cast(pa.timestamp("us", self.zone), safe=False).cast(pa.int64()), MISSING_TIME)
+        )
 
     def column(self) -> pd.DatetimeIndex | NDArray[Any]:
         """All rows."""

@@ -198,14 +198,20 @@ class _Build:
     def _add(self, files: GrowingFiles, table: ParquetTable, pieces: Any, vocabulary: Columns) -> None:
         first = next((part for part in files.parts if part["num_series"]), None)
         config = table.config.model_copy(update={"freq": first["freq"]} if first is not None else {})
-        rows = table.read(pieces)
-        if not rows["y"].notna().any():
-            files.append((), {}, {"num_series": 0, "dropped": rows["unique_id"].nunique()})
-            return
         num_channels = len(vocabulary.past_features) - len(vocabulary.calendar)
         unknown = np.full(num_channels, np.nan, np.float32)
         local = vocabulary.model_copy(update={"calendar": (), "holidays": {}})
-        panel = build_panel(rows, config, local, self.horizon, unknown, fill_static=False)
+        gathered = table.gather(pieces)
+        panel = build_regular_panel(gathered, config, local, self.horizon)
+        if panel is not None:
+            newest = int((panel.starts.view(np.int64) + (panel.lengths - 1) * panel.frequency.step).max())
+        else:
+            rows = gathered.frame()
+            if not rows["y"].notna().any():
+                files.append((), {}, {"num_series": 0, "dropped": rows["unique_id"].nunique()})
+                return
+            panel = build_panel(rows, config, local, self.horizon, unknown, fill_static=False)
+            newest = int(rows["ds"].max()) if panel.time_kind == "integer" else _microseconds(rows["ds"].max())
         if first is not None and (panel.timezone, panel.time_kind) != (first["timezone"], first["time_kind"]):
             message = f"must be on one clock, but holds {first['timezone']} and {panel.timezone}."
             raise DataError([Problem("time_mixed", "column 'ds'", message, "Bring all times to one zone.")])
@@ -216,7 +222,7 @@ class _Build:
             "time_kind": panel.time_kind,
             "future_steps": panel.future_extra.shape[1],
             "has_guesses": panel.filled is not None,
-            "newest": int(rows["ds"].max()) if panel.time_kind == "integer" else _microseconds(rows["ds"].max()),
+            "newest": newest,
             "notes": list(panel.notes),
         }
         files.append(panel.ids, _arrays(panel), part)

@@ -21,8 +21,12 @@ _SAMPLE_ROWS = 200
 _NAMELESS_INDEX = "__index_level_"
 
 
-def read_parquet_sample(path: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
+def read_parquet_sample(path: Path, is_validated: bool = False) -> tuple[tuple[str, ...], pd.DataFrame]:
     """Column names and the first rows of a parquet file.
+
+    Args:
+        path: The file.
+        is_validated: Whether `validate_unpacked` has seen it.
 
     Raises:
         DataError: If the file is damaged or has no rows.
@@ -35,7 +39,8 @@ def read_parquet_sample(path: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
                 for field in file.schema_arrow
                 if not field.name.startswith(_NAMELESS_INDEX) or pa.types.is_temporal(field.type)
             )
-            validate_unpacked(file, path, 1)
+            if not is_validated:
+                validate_unpacked(file, path, 1)
             groups = [0] if file.num_row_groups else []
             batch = next(file.iter_batches(batch_size=_SAMPLE_ROWS, row_groups=groups, columns=list(names)), None)
     except (pa.ArrowException, OSError) as error:

@@ -253,7 +253,9 @@ def sample_folder(folder: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
 
 
 def _sample(files: Sequence[SourceFile]) -> tuple[tuple[str, ...], pd.DataFrame]:
-    names, head = read_parquet_sample(files[0].path)
+    # What a file unpacks to is found with its edges, which are kept; once is enough.
+    is_validated = len(files[0].edges) > 0
+    names, head = read_parquet_sample(files[0].path, is_validated)
     for key in files[0].keys:
         if key not in head.columns:
             head[key] = _typed([file.keys[key] for file in files])[0].as_py()

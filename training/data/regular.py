@@ -130,9 +130,7 @@ def _first_rows(series: _Series, clock: _Clock) -> SortedRows:
     return SortedRows(series.ids, offsets, stamps, None, clock.kind, clock.zone)
 
 
-def _find_values(
-    column: Collector, offsets: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+def _find_values(column: Collector, offsets: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
     """The store of `y` and where it is observed, if every series begins and ends with a value."""
     if isinstance(column, IntegerColumn):
         return None if column.missing else (_as_float32(column.runs.numbers()), np.ones(int(offsets[-1]), np.bool_))

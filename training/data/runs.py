@@ -32,7 +32,9 @@ class RunColumn:
         self._last: int | None = None
         self._plain: NDArray[np.signedinteger] | None = None
 
-    def add(self, start: int, values: NDArray[np.signedinteger], meanings: NDArray[np.signedinteger] | None = None) -> None:
+    def add(
+        self, start: int, values: NDArray[np.signedinteger], meanings: NDArray[np.signedinteger] | None = None
+    ) -> None:
         """Take the rows `start .. start + len(values) - 1`.
 
         Args:
