@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from training.config import DataConfig
-from training.data import mapping
+from training.data import mapping, runs
 from training.data.panel import Panel, build_panel, load_panel
 from training.data.runs import RunColumn
 from training.errors import DataError
@@ -192,14 +192,20 @@ def test_what_lies_on_a_grid_needs_no_frame(
     st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 60)), min_size=1, max_size=60),
     st.sampled_from((None, 0)),
     st.integers(1, 40),
+    st.sampled_from((1, 2**61 + 1)),
 )
-def test_runs_are_the_numbers_they_came_from(pieces: list[tuple[int, int]], step: int | None, batch_rows: int) -> None:
-    """Whatever the numbers, the batches, and whether it stayed runs; -9223372036854775808 stands for a missing time."""
-    numbers = np.cumsum(np.repeat([change for change, _ in pieces], [count for _, count in pieces]))
+def test_runs_are_the_numbers_they_came_from(
+    pieces: list[tuple[int, int]], step: int | None, batch_rows: int, unit: int
+) -> None:
+    """Whatever the numbers, even beyond the last one, the batches, and whether it stayed runs, in blocks or in one."""
+    numbers = unit * np.cumsum(np.repeat([change for change, _ in pieces], [count for _, count in pieces]))
     numbers[:: len(pieces) + 7] = np.iinfo(np.int64).min
     column = RunColumn(len(numbers), np.int64, step)
     for start in range(0, len(numbers), batch_rows):
         column.add(start, numbers[start : start + batch_rows])
     np.testing.assert_array_equal(column.numbers(), numbers)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(runs, "_BLOCK_ROWS", 16)
+        np.testing.assert_array_equal(column.numbers(), numbers)
     chosen = np.arange(0, len(numbers), 3)
     np.testing.assert_array_equal(column.at(chosen), numbers[chosen])

@@ -94,15 +94,18 @@ class RunColumn:
 
     def _unfold(self, stop: int) -> NDArray[np.signedinteger]:
         """A plain array with the rows before `stop` filled in, block by block so that no second one exists."""
-        numbers, starts, firsts = np.empty(self.num_rows, self.dtype), self.starts, self.firsts
+        numbers, starts, step = np.empty(self.num_rows, self.dtype), self.starts, self.step or 0
+        origins = self.firsts - starts.astype(self.dtype) * step
+        # Arrays wrap around where numbers of Python would not fit: what is added beyond the end comes off again.
+        ramp = np.arange(_BLOCK_ROWS + 1) * step
         for low in range(0, stop, _BLOCK_ROWS):
             high = min(low + _BLOCK_ROWS, stop)
             mine = slice(int(np.searchsorted(starts, low, side="right")) - 1, int(np.searchsorted(starts, high)))
-            begins = np.maximum(starts[mine], low)
-            lengths = np.diff(begins, append=high)
-            numbers[low:high] = np.repeat(firsts[mine], lengths)
-            if self.step:
-                numbers[low:high] += (np.arange(low, high) - np.repeat(starts[mine], lengths)) * self.step
+            lengths = np.diff(np.maximum(starts[mine], low), append=high)
+            numbers[low:high] = np.repeat(origins[mine], lengths)
+            if step:
+                numbers[low:high] += ramp[: high - low]
+                origins += ramp[-1]
         return numbers
 
 
