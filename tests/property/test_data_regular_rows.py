@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -49,6 +50,15 @@ def blanked(frame: pd.DataFrame, row: int, column: str, value: Any = None) -> pd
     return frame
 
 
+def shifted(frame: pd.DataFrame, row: int) -> pd.DataFrame:
+    """Everything after a row of a series is some time later: on the grid of some steps, off that of others."""
+    series, times = frame["unique_id"].to_numpy(), frame["ds"]
+    later = (series == series[row]) & (np.arange(len(frame)) >= row)
+    if pd.api.types.is_datetime64_any_dtype(times.dtype):
+        return frame.assign(ds=times.where(~later, times + pd.Timedelta(hours=3 + 21 * (row % 3))))
+    return frame.assign(ds=times.where(~later, times + 3 + row % 4))
+
+
 def reordered(frame: pd.DataFrame, rows: Any) -> pd.DataFrame:
     return frame.iloc[rows].reset_index(drop=True)
 
@@ -59,6 +69,7 @@ DAMAGES: dict[str, Callable[[pd.DataFrame, int], pd.DataFrame]] = {
     "no time": lambda frame, row: blanked(frame, row, "ds"),
     "no name": lambda frame, row: blanked(frame, row, "unique_id"),
     "gap": lambda frame, row: reordered(frame, np.delete(np.arange(len(frame)), row) if len(frame) > 1 else [0]),
+    "late": shifted,
     "twice": lambda frame, row: reordered(frame, np.insert(np.arange(len(frame)), row, row)),
     "swap": lambda frame, row: reordered(frame, np.roll(np.arange(len(frame)), -1)),
     "shuffle": lambda frame, row: reordered(frame, np.random.default_rng(row).permutation(len(frame))),
@@ -108,7 +119,7 @@ cases = st.fixed_dictionaries(
         "zone": st.sampled_from(ZONES),
         "names": st.sampled_from(("str", "str", "category", "int64")),
         "values": st.sampled_from(("float64", "float32", "int64", "int32", "bool")),
-        "damages": st.lists(st.sampled_from(tuple(DAMAGES)), max_size=2),
+        "damages": st.lists(st.sampled_from(("gap", "gap", "late", *DAMAGES)), max_size=5),
         "is_single": st.booleans(),
         "group_rows": st.sampled_from((7, 64, 10_000)),
         "fill": st.sampled_from(("mask", "ffill", "linear", "zero", "error")),
@@ -139,6 +150,8 @@ def outcome(build: Any) -> Panel | list[tuple[str, str, str, str]]:
 @example(regular | {"zone": "Europe/Berlin", "start": STARTS[1], "step": "23h", "lengths": [2, 2]})
 @example(regular | {"clock": "integer", "first_count": 1990, "lengths": [90]})
 @example(regular | {"step": "7D", "freq": "W-MON"})
+@example(regular | {"damages": ["gap", "gap", "no value", "late", "gap"], "fill": "linear", "zone": "Europe/Berlin"})
+@example(regular | {"damages": ["gap"] * 5, "step": "D", "values": "int64"})
 def test_a_panel_from_runs_is_the_panel_from_rows(case: dict[str, Any]) -> None:
     """Every array, choice and note; and where one refuses, the other refuses with the same words."""
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +182,12 @@ def test_a_panel_from_runs_is_the_panel_from_rows(case: dict[str, Any]) -> None:
         ({"values": "int64", "names": "int64"}, True),
         ({"is_single": True}, True),
         ({"zone": "Europe/Berlin", "step": "D"}, False),
-        ({"damages": ["gap"]}, False),
+        ({"damages": ["gap", "gap", "late", "no value"]}, True),
+        ({"damages": ["gap", "gap"], "zone": "Europe/Berlin"}, True),
+        ({"damages": ["gap", "gap", "late"], "clock": "integer", "count_step": 3}, False),
+        ({"damages": ["gap"], "step": "D"}, True),
+        ({"damages": ["gap"], "step": "7D"}, False),
+        ({"damages": ["gap"] * 5, "lengths": [3, 3, 3, 3]}, False),
         ({"damages": ["swap"]}, False),
         ({"step": "MS"}, False),
     ],
@@ -183,7 +201,8 @@ def test_what_lies_on_a_grid_needs_no_frame(
     monkeypatch.setattr(
         mapping, "build_panel", lambda *rest, **named: (frames.append(1), build_panel(*rest, **named))[1]
     )
-    load_panel(DataConfig(path=str(tmp_path / "rows.parquet")), horizon=3)
+    with contextlib.suppress(DataError):  # of the general way, about rows off the grid
+        load_panel(DataConfig(path=str(tmp_path / "rows.parquet")), horizon=3)
     assert bool(frames) is not is_regular
 
 

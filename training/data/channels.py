@@ -121,14 +121,13 @@ def build_channels(
     return Channels(out, fills, future, num_future.astype(np.int64), tuple(notes))
 
 
-def no_channels(grid: Grid) -> Channels:
+def no_channels(num_series: int, num_rows: int) -> Channels:
     """The channels of a panel without covariates."""
-    count = len(grid.series)
     return Channels(
-        np.zeros((grid.num_rows, 0), np.float32),
+        np.zeros((num_rows, 0), np.float32),
         np.zeros(0, np.float32),
-        np.zeros((count, 0, 0), np.float32),
-        np.zeros(count, np.int64),
+        np.zeros((num_series, 0, 0), np.float32),
+        np.zeros(num_series, np.int64),
         (),
     )
 

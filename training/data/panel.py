@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.columns import Columns
 from training.config import DataConfig
-from training.data.assembly import Grid, build_grid, read_target
+from training.data.assembly import build_grid, read_target
 from training.data.calendar_features import build_calendar, choose_calendar, validate_calendar
 from training.data.channels import Channels, build_channels, build_static, no_channels, resolve_columns
 from training.data.covariates import missing_columns
@@ -129,7 +129,7 @@ def build_panel(
     train_end = training_rows(np.diff(grid.offsets), horizon, config.val_size, config.test_size)
     resolved, newest = columns or resolve_columns(frame, config, rows, grid, train_end), int(rows.stamps.max())
     if columns is None:
-        resolved = _with_calendar(resolved, config, frequency, grid, newest)
+        resolved = _with_calendar(resolved, config, frequency, grid.offsets, grid.starts, newest)
     validate_calendar(resolved.calendar, resolved.holidays)
 
     num_channels = len(resolved.past_features) - len(resolved.calendar)
@@ -137,7 +137,10 @@ def build_panel(
     storage = Storage() if size > memmap_threshold_bytes else None
     store, seen = store_target(grid, rows, values, storage)
     ids = tuple(rows.ids[i] for i in grid.series)
-    target = GridTarget(ids, grid, frequency, rows.time_kind, rows.timezone, newest, store, seen, storage)
+    target = GridTarget(
+        ids, grid.offsets, grid.starts, grid.dropped, grid.num_trimmed, frequency, rows.time_kind, rows.timezone, newest,
+        store, seen, storage,
+    )  # fmt: skip
     notes += target_notes(target)
     filled = fill_target(target, config.fill, notes)
     channels = build_channels(
@@ -173,25 +176,31 @@ def build_regular_panel(
     """
     names = columns or config
     has_covariates = bool(names.futr_exog or names.hist_exog or names.stat_exog or (columns and columns.series))
-    if has_covariates or config.irregular == "resample" or 5 * rows.num_rows > MEMMAP_THRESHOLD_BYTES:
+    if has_covariates or config.irregular == "resample":
         return None
-    target = find_regular(rows, config.freq)
+    target = find_regular(rows, config.freq, MEMMAP_THRESHOLD_BYTES // 5)
     if target is None:
         return None
-    resolved = columns or _with_calendar(Columns(), config, target.frequency, target.grid, target.newest)
+    resolved = columns or _with_calendar(Columns(), config, target.frequency, target.offsets, target.starts, target.newest)
     validate_calendar(resolved.calendar, resolved.holidays)
     notes = target_notes(target)
     filled = fill_target(target, config.fill, notes)
     static = np.zeros((len(target.ids), 0), np.float32)
-    channels = no_channels(target.grid)
+    channels = no_channels(len(target.ids), len(target.values))
     return _join(target, filled, channels, static, resolved, config, horizon, columns is not None, notes)
 
 
-def _with_calendar(columns: Columns, config: DataConfig, frequency: Frequency, grid: Grid, newest: int) -> Columns:
+def _with_calendar(
+    columns: Columns,
+    config: DataConfig,
+    frequency: Frequency,
+    offsets: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    newest: int,
+) -> Columns:
     """The columns with the calendar features that the data asks for."""
-    holidays = read_holidays(config.holidays, frequency, int(grid.starts.min()), newest)
-    longest = int(np.diff(grid.offsets).max())
-    names = (*choose_calendar(config.calendar, frequency, longest), *holiday_features(holidays))
+    holidays = read_holidays(config.holidays, frequency, int(starts.min()), newest)
+    names = (*choose_calendar(config.calendar, frequency, int(np.diff(offsets).max())), *holiday_features(holidays))
     return columns.model_copy(update={"calendar": names, "holidays": holidays})
 
 
@@ -207,15 +216,14 @@ def _join(
     notes: Sequence[str],
 ) -> Panel:
     """The panel of its parts, with what depends on all of them: calendar and season."""
-    grid, frequency = target.grid, target.frequency
-    lengths = np.diff(grid.offsets)
+    frequency, lengths = target.frequency, np.diff(target.offsets)
     train_end = training_rows(lengths, horizon, config.val_size, config.test_size)
     calendar, calendar_start = build_calendar(
-        columns.calendar, frequency, grid.starts, lengths, horizon, target.timezone, columns.holidays
+        columns.calendar, frequency, target.starts, lengths, horizon, target.timezone, columns.holidays
     )
     return Panel(
         ids=target.ids,
-        offsets=grid.offsets,
+        offsets=target.offsets,
         values=target.values,
         observed=target.observed,
         filled=filled,
@@ -228,7 +236,7 @@ def _join(
         calendar=calendar,
         calendar_start=calendar_start,
         horizon=horizon,
-        starts=grid.starts if target.time_kind == "integer" else grid.starts.view("M8[us]"),
+        starts=target.starts if target.time_kind == "integer" else target.starts.view("M8[us]"),
         freq=frequency.alias,
         season_length=_season_length(config, is_known, target, train_end),
         time_kind=target.time_kind,
@@ -283,4 +291,4 @@ def _season_length(config: DataConfig, is_known: bool, target: GridTarget, train
         return config.season_length
     if is_known:
         return default_season_length(target.frequency)
-    return estimate_season_length(target.frequency, target.values, target.observed, target.grid.offsets, train_end)
+    return estimate_season_length(target.frequency, target.values, target.observed, target.offsets, train_end)

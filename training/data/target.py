@@ -24,7 +24,10 @@ class GridTarget:
 
     Attributes:
         ids: Names of the kept series.
-        grid: Rows of the store.
+        offsets: First row of each of them in the store, and the end.
+        starts: First timestamp of each.
+        dropped: Names of series without a single value.
+        num_trimmed: Rows before the first and after the last value of their series that are left out.
         frequency: Step between them.
         time_kind: Dates or integers.
         timezone: Zone of the timestamps, or None.
@@ -35,7 +38,10 @@ class GridTarget:
     """
 
     ids: tuple[str, ...]
-    grid: Grid
+    offsets: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    dropped: tuple[str, ...]
+    num_trimmed: int
     frequency: Frequency
     time_kind: TimeKind
     timezone: str | None
@@ -71,16 +77,16 @@ def store_target(
 
 def target_notes(target: GridTarget) -> list[str]:
     """What the target shows and what was left out of it."""
-    grid, notes = target.grid, []
-    if grid.dropped:
-        notes.append(f"{len(grid.dropped)} series without any value left out: {_some(grid.dropped)}")
-    lowest = np.minimum.reduceat(target.values, grid.offsets[:-1])
-    flat = (lowest == np.maximum.reduceat(target.values, grid.offsets[:-1])) & (np.diff(grid.offsets) > 1)
+    notes, offsets = [], target.offsets
+    if target.dropped:
+        notes.append(f"{len(target.dropped)} series without any value left out: {_some(target.dropped)}")
+    lowest = np.minimum.reduceat(target.values, offsets[:-1])
+    flat = (lowest == np.maximum.reduceat(target.values, offsets[:-1])) & (np.diff(offsets) > 1)
     constant = tuple(target.ids[i] for i in np.flatnonzero(flat))
     if constant:
         notes.append(f"{len(constant)} series constant: {_some(constant)}")
-    if grid.num_trimmed:
-        notes.append(f"{grid.num_trimmed:,} rows before the first or after the last value of their series left out")
+    if target.num_trimmed:
+        notes.append(f"{target.num_trimmed:,} rows before the first or after the last value of their series left out")
     num_missing = int(len(target.observed) - np.count_nonzero(target.observed))
     if num_missing:
         notes.append(f"{num_missing:,} of {len(target.observed):,} steps have no value of y")
@@ -113,15 +119,15 @@ def fill_target(target: GridTarget, policy: FillPolicy, notes: list[str]) -> NDA
         raise DataError(_missing_problems(target))
     if num_missing and policy in _FILL_SAYS:
         notes.append(f"data.fill: {num_missing:,} missing values of y {_FILL_SAYS[policy]}")
-    return fill_missing(target.values, target.observed, target.grid.offsets, policy)
+    return fill_missing(target.values, target.observed, target.offsets, policy)
 
 
 def _missing_problems(target: GridTarget) -> list[Problem]:
     problems = []
-    for i, (start, stop) in enumerate(pairwise(target.grid.offsets)):
+    for i, (start, stop) in enumerate(pairwise(target.offsets)):
         missing = np.flatnonzero(~target.observed[start:stop])
         if len(missing):
-            stamp = target.frequency.range(int(target.grid.starts[i]), int(missing[0]), int(missing[0]) + 1)
+            stamp = target.frequency.range(int(target.starts[i]), int(missing[0]), int(missing[0]) + 1)
             when = as_times(stamp, target.time_kind, target.timezone)[0]
             message = f"{len(missing)} of {stop - start} steps have no value, first {when}."
             remedy = "Bring the values, or set data.fill to mask, ffill, linear or zero."
