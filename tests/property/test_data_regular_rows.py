@@ -23,7 +23,7 @@ from training.data.panel import Panel, build_panel, load_panel
 from training.data.runs import RunColumn
 from training.errors import DataError
 
-quick = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 STARTS = ("2024-01-01 00:00", "2024-03-30 22:00", "2023-12-31 23:30", "1650-05-05 00:00")
 STEPS = ("30min", "h", "23h", "D", "7D", "28D", "MS")
@@ -145,11 +145,23 @@ def outcome(build: Any) -> Panel | list[tuple[str, str, str, str]]:
 @quick
 @given(cases)
 @example(regular)
+@example(regular | {"damages": ["swap"]})
+@example(regular | {"damages": ["twice"]})
+@example(regular | {"damages": ["shuffle"]})
+@example(regular | {"damages": ["no time"]})
+@example(regular | {"damages": ["no time"], "clock": "integer"})
+@example(regular | {"damages": ["no name"]})
+@example(regular | {"damages": ["huge"]})
+@example(regular | {"damages": ["late"], "step": "23h"})
+@example(regular | {"damages": ["late"], "clock": "integer", "count_step": 3})
+@example(regular | {"damages": ["no value", "gap"], "lengths": [2, 2, 40]})
 @example(regular | {"damages": ["no value"], "fill": "linear"})
 @example(regular | {"zone": "Europe/Berlin", "start": STARTS[1]})
 @example(regular | {"zone": "Europe/Berlin", "start": STARTS[1], "step": "23h", "lengths": [2, 2]})
 @example(regular | {"clock": "integer", "first_count": 1990, "lengths": [90]})
 @example(regular | {"step": "7D", "freq": "W-MON"})
+@example(regular | {"step": "7D", "damages": ["gap"]})
+@example(regular | {"damages": ["gap"] * 5, "lengths": [3, 3, 3, 3]})
 @example(regular | {"damages": ["gap", "gap", "no value", "late", "gap"], "fill": "linear", "zone": "Europe/Berlin"})
 @example(regular | {"damages": ["gap"] * 5, "step": "D", "values": "int64"})
 def test_a_panel_from_runs_is_the_panel_from_rows(case: dict[str, Any]) -> None:
