@@ -170,9 +170,14 @@ def test_a_panel_from_runs_is_the_panel_from_rows(case: dict[str, Any]) -> None:
         path = Path(folder) / "rows.parquet"
         write(case, path)
         config = DataConfig(path=str(path), fill=case["fill"], freq=case["freq"], calendar=case["calendar"])
-        table = mapping.open_table(path, config)
-        expected = outcome(lambda: build_panel(table.read(table.pieces(0, int(table.ends[-1]))), config, horizon=3))
-        actual = outcome(lambda: load_panel(config, horizon=3))
+        assert_alike(config)
+
+
+def assert_alike(config: DataConfig) -> None:
+    """Both ways of reading the configured file end with the same panel, or with the same refusal."""
+    table = mapping.open_table(Path(config.path or ""), config)
+    expected = outcome(lambda: build_panel(table.read(table.pieces(0, int(table.ends[-1]))), config, horizon=3))
+    actual = outcome(lambda: load_panel(config, horizon=3))
     if not isinstance(expected, Panel) or not isinstance(actual, Panel):
         assert actual == expected
         return
@@ -182,6 +187,44 @@ def test_a_panel_from_runs_is_the_panel_from_rows(case: dict[str, Any]) -> None:
             assert (found.dtype, found.shape, found.tobytes()) == (value.dtype, value.shape, value.tobytes()), name
         else:
             assert found == value, name
+
+
+def hours(*numbers: float | None) -> pd.DatetimeIndex:
+    return pd.Timestamp("2024-01-01") + pd.to_timedelta([None if hour is None else float(hour) for hour in numbers], unit="h")
+
+
+LOOK_REGULAR: dict[str, tuple[dict[Any, Any], dict[str, Any]]] = {
+    "a series has no name": ({None: hours(*range(40)), "b": hours(*range(40))}, {}),
+    "the time of a single row is missing": ({"a": hours(*range(40)), "b": hours(None)}, {}),
+    "a missing count looks like 0": ({"a": pd.array([None, *range(1, 40)], dtype="Int64")}, {}),
+    "days on a local clock": ({"a": pd.date_range("2024-01-01", periods=40, tz="Europe/Berlin", unit="us")}, {}),
+    "working days": ({"a": pd.bdate_range("2024-01-01", periods=60)}, {}),
+    "a week's name is that of steps": ({"a": hours(*(168 * week for week in range(40) if week != 9)), "b": hours(24)}, {}),
+    "a series has another step": ({"a": hours(*range(90)), "b": hours(*range(0, 60, 3))}, {}),
+    "most steps are longer": ({"a": hours(0, 1, 2, 3, *range(5, 60, 2))}, {}),
+    "half hours are to become hours": ({"a": hours(*np.arange(90) + 0.5)}, {"irregular": "resample", "freq": "h"}),
+}
+
+
+@pytest.mark.parametrize("name", LOOK_REGULAR)
+def test_what_only_looks_regular_is_looked_at(name: str, tmp_path: Path) -> None:
+    """Cases that random frames meet too seldom."""
+    series, options = LOOK_REGULAR[name]
+    parts = [pd.DataFrame({"unique_id": key, "ds": times, "y": np.arange(len(times)) % 5.0}) for key, times in series.items()]
+    frame = pd.concat(parts, ignore_index=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of pandas, about what pyarrow asks of it
+        frame.to_parquet(tmp_path / "rows.parquet", index=False)
+    assert_alike(DataConfig(path=str(tmp_path / "rows.parquet"), **options))
+
+
+def test_a_series_that_begins_without_values_is_cut(tmp_path: Path) -> None:
+    """The store begins with the first value, so rows are not the store as they are."""
+    frame = pd.DataFrame({"unique_id": "a", "ds": hours(*range(40)), "y": [np.nan, np.nan, *range(38)]})
+    frame.to_parquet(tmp_path / "rows.parquet", index=False)
+    config = DataConfig(path=str(tmp_path / "rows.parquet"))
+    assert_alike(config)
+    assert len(load_panel(config).values) == 38
 
 
 @pytest.mark.parametrize(
