@@ -7,19 +7,19 @@ the whole batch. What is measured, clipped and applied is that sum: every proces
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
 
-from training.errors import WorkerLostError
+from training.exchange import CollectiveExchange, Exchange, complete
 
 # Keeps the random numbers of neighbouring steps and workers apart (the golden ratio's share of 2^64, Knuth vol. 3, 6.4).
 _SPREAD = 0x9E3779B97F4A7C15
-LOST = ("worker team", "complete", "without one of its processes", "Continue from the last checkpoint: add --resume.")
+# After the gradients: loss times weight, weight, wish to stop.
+_NUM_ENDS = 3
 
 
 class Team(ABC):
@@ -111,10 +111,15 @@ class ProcessTeam(Team):
     Args:
         rank: Position of this process.
         size: Number of processes.
+        exchange: How gradients are summed; everything else goes through `torch.distributed`.
     """
 
-    def __init__(self, rank: int, size: int) -> None:
+    def __init__(self, rank: int, size: int, exchange: Exchange | None = None) -> None:
         self.rank, self.size = rank, size
+        self._exchange = exchange or CollectiveExchange()
+        self._parameters: Sequence[nn.Parameter] = ()
+        self._bucket = torch.empty(0)
+        self._views: list[Tensor] = []
         self._wishes_stop = False
         self._stops = False
 
@@ -123,26 +128,37 @@ class ProcessTeam(Team):
         torch.manual_seed((seed + _SPREAD * (step * self.size + self.rank)) % 2**63)
 
     def average_(self, loss: Float[Tensor, ""], num_targets: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-        """One all-reduce of one flat bucket; afterwards the gradients are views of it."""
+        """One sum of one flat bucket; afterwards the gradients are views of it, until the next."""
         gradients = [parameter.grad if parameter.grad is not None else torch.zeros_like(parameter) for parameter in parameters]
-        weight = num_targets.to(gradients[0].dtype)
-        stop = torch.full_like(weight, self._wishes_stop)
-        ends = torch.stack((loss.detach().to(weight) * weight, weight, stop))
-        bucket = torch.cat([*(gradient.reshape(-1) for gradient in gradients), ends])
-        bucket[: -len(ends)].mul_(weight)
-        with _complete():
-            distributed.all_reduce(bucket)
+        if parameters is not self._parameters:
+            self._lay_out(parameters, gradients)
+        bucket = self._bucket
+        part = self._exchange.part(bucket)
+        weight = num_targets.to(bucket.dtype)
+        ends = (loss.detach().to(weight) * weight, weight, torch.full_like(weight, self._wishes_stop))
+        torch.cat([gradient.reshape(-1) for gradient in gradients], out=part[:-_NUM_ENDS]).mul_(weight)
+        torch.stack(ends, out=part[-_NUM_ENDS:])
+        self._exchange.sum_(bucket)
         self._stops = bool(bucket[-1] > 0)
         bucket[:-2].div_(bucket[-2].clamp(min=1.0))
-        parts = bucket[: -len(ends)].split([gradient.numel() for gradient in gradients])
-        for parameter, part in zip(parameters, parts, strict=True):
+        for parameter, view in zip(parameters, self._views, strict=True):
             if parameter.grad is not None:
-                parameter.grad = part.view_as(parameter)
-        return bucket[-3]
+                parameter.grad = view
+        return bucket[-_NUM_ENDS].clone()
+
+    def _lay_out(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+        """One bucket for all steps of a fit: memory that is written anew at every step would be cold each time."""
+        sizes = [gradient.numel() for gradient in gradients]
+        self._parameters, self._bucket = parameters, gradients[0].new_empty(sum(sizes) + _NUM_ENDS)
+        parts = self._bucket[:-_NUM_ENDS].split(sizes)
+        self._views = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+        if not self._exchange.reserve(self._bucket):
+            self._exchange.close()
+            self._exchange = CollectiveExchange()
 
     def total(self, part: Tensor) -> Tensor:
         """Sum of the processes' parts, in place."""
-        with _complete():
+        with complete():
             distributed.all_reduce(part)
         return part
 
@@ -159,7 +175,7 @@ class ProcessTeam(Team):
     def broadcast(self, content: bytes = b"") -> bytes:
         """Length, then content."""
         length = torch.tensor([len(content)])
-        with _complete():
+        with complete():
             distributed.broadcast(length, src=0)
             buffer = torch.empty(int(length), dtype=torch.uint8)
             if self.is_leader and content:
@@ -168,11 +184,6 @@ class ProcessTeam(Team):
                 distributed.broadcast(buffer, src=0)
         return buffer.numpy().tobytes()
 
-
-@contextmanager
-def _complete() -> Iterator[None]:
-    """A collective operation, in which a lost process shows as a runtime error of its connection."""
-    try:
-        yield
-    except RuntimeError:
-        raise WorkerLostError(*LOST) from None
+    def close(self) -> None:
+        """Take part in nothing more."""
+        self._exchange.close()
