@@ -42,6 +42,11 @@ class WindowBatch(NamedTuple):
     series: Int64[Tensor, " B"]
     cutoff: Int64[Tensor, " B"]
 
+    def rows(self, part: slice) -> WindowBatch:
+        """Some of the windows, as views."""
+        inputs = ForecastInputs(*(tensor[part] for tensor in self.inputs))
+        return WindowBatch(inputs, self.target[part], self.target_mask[part], self.series[part], self.cutoff[part])
+
 
 class WindowStore:
     """The panel as tensors, from which windows are gathered.
