@@ -18,7 +18,7 @@ from training.exchange import CollectiveExchange, Exchange, complete
 
 # Keeps the random numbers of neighbouring steps and workers apart (the golden ratio's share of 2^64, Knuth vol. 3, 6.4).
 _SPREAD = 0x9E3779B97F4A7C15
-# After the gradients: loss times weight, weight, wish to stop.
+# After the gradients: loss times weight, weight, wishes to stop.
 _NUM_ENDS = 3
 
 
@@ -117,41 +117,44 @@ class ProcessTeam(Team):
     def __init__(self, rank: int, size: int, exchange: Exchange | None = None) -> None:
         self.rank, self.size = rank, size
         self._exchange = exchange or CollectiveExchange()
+        # Where there is no GPU, torch.manual_seed spends most of its time on noting the seed for when there will be one.
+        self._seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
         self._parameters: Sequence[nn.Parameter] = ()
         self._bucket = torch.empty(0)
-        self._views: list[Tensor] = []
+        self._one, self._zeros, self._views = self._bucket, list[Tensor](), list[Tensor]()
         self._wishes_stop = False
         self._stops = False
 
     def seed(self, seed: int, step: int) -> None:
         """By seed, step and rank: a checkpoint then needs no state of any process but the leader's."""
-        torch.manual_seed((seed + _SPREAD * (step * self.size + self.rank)) % 2**63)
+        self._seed((seed + _SPREAD * (step * self.size + self.rank)) % 2**63)
 
     def average_(self, loss: Float[Tensor, ""], num_targets: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
         """One sum of one flat bucket; afterwards the gradients are views of it, until the next."""
-        gradients = [parameter.grad if parameter.grad is not None else torch.zeros_like(parameter) for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters]
         if parameters is not self._parameters:
-            self._lay_out(parameters, gradients)
-        bucket = self._bucket
-        part = self._exchange.part(bucket)
-        weight = num_targets.to(bucket.dtype)
-        ends = (loss.detach().to(weight) * weight, weight, torch.full_like(weight, self._wishes_stop))
-        torch.cat([gradient.reshape(-1) for gradient in gradients], out=part[:-_NUM_ENDS]).mul_(weight)
-        torch.stack(ends, out=part[-_NUM_ENDS:])
+            self._lay_out(parameters)
+        bucket, part = self._bucket, self._exchange.part(self._bucket)
+        flat = [(zero if own is None else own).reshape(-1) for own, zero in zip(gradients, self._zeros, strict=True)]
+        # The weight is that of the one at the end; the wish is of all processes, those without targets too.
+        torch.mul(torch.cat([*flat, loss.detach().to(bucket.dtype).reshape(1), self._one]), num_targets, out=part[:-1])
+        part[-1:].fill_(self._wishes_stop)
         self._exchange.sum_(bucket)
-        self._stops = bool(bucket[-1] > 0)
-        bucket[:-2].div_(bucket[-2].clamp(min=1.0))
-        for parameter, view in zip(parameters, self._views, strict=True):
-            if parameter.grad is not None:
+        _, weight, stop = bucket[-_NUM_ENDS:].tolist()
+        self._stops = stop > 0
+        bucket[:-2].div_(max(weight, 1.0))
+        for parameter, own, view in zip(parameters, gradients, self._views, strict=True):
+            if own is not None:
                 parameter.grad = view
         return bucket[-_NUM_ENDS].clone()
 
-    def _lay_out(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    def _lay_out(self, parameters: Sequence[nn.Parameter]) -> None:
         """One bucket for all steps of a fit: memory that is written anew at every step would be cold each time."""
-        sizes = [gradient.numel() for gradient in gradients]
-        self._parameters, self._bucket = parameters, gradients[0].new_empty(sum(sizes) + _NUM_ENDS)
-        parts = self._bucket[:-_NUM_ENDS].split(sizes)
-        self._views = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+        sizes = [parameter.numel() for parameter in parameters]
+        self._parameters, self._bucket = parameters, parameters[0].detach().new_empty(sum(sizes) + _NUM_ENDS)
+        self._one, parts = self._bucket.new_ones(1), self._bucket[:-_NUM_ENDS].split(sizes)
+        self._views = [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
+        self._zeros = [self._one.new_zeros(()).expand_as(parameter) for parameter in parameters]
         if not self._exchange.reserve(self._bucket):
             self._exchange.close()
             self._exchange = CollectiveExchange()
