@@ -85,7 +85,7 @@ def test_a_worker_sleeps_while_its_leader_stays_away_and_ends_with_it(wave: Path
     left = set(os.listdir("/dev/shm"))  # noqa: PTH208  looked at only
     with subprocess.Popen([*command, "--output", str(tmp_path / "run")], cwd=tmp_path, env=environment) as leader:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while not (tmp_path / "run" / "checkpoints" / BEST).exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
             worker = worker_of(psutil.Process(leader.pid))
