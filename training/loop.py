@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from training.checkpoint import (
     write_checkpoint,
 )
 from training.config import FitConfig, OptimizerConfig
-from training.data.windows import TrainingWindows, WindowBatch, WindowStore
+from training.data.windows import TrainingWindows, WindowBatch, WindowStore, count_separate
 from training.errors import NumericalError
 from training.forensics import DIRECTORY as FORENSICS
 from training.forensics import FailedStep, explain_non_finite
@@ -81,6 +81,11 @@ class FitData:
     validation: tuple[Tensor, Tensor]
     scale_floor: Float[Tensor, " N"]
     ids: tuple[str, ...]
+
+    @cached_property
+    def num_separate(self) -> int:
+        """Validation windows that have no target in common."""
+        return count_separate(*self.validation, self.store.horizon)
 
     def floor(self, batch: WindowBatch) -> Float[Tensor, "B 1"]:
         """Scale floor of each window of a batch."""
@@ -451,7 +456,7 @@ class Fit:
         self.rates.observe(val_loss)
         if self._lowest is None or val_loss < self._lowest.mean - self.fit.min_delta:
             self._lowest = validation
-        if validation.is_clearly_above(self._lowest):
+        if validation.is_clearly_above(self._lowest, self.data.num_separate):
             state.bad_checks += 1
         else:
             state.best_val_loss, state.best_step, state.bad_checks = val_loss, state.step, 0

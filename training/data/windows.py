@@ -228,6 +228,15 @@ def validation_cutoffs(splits: Splits, max_windows: int = 1024) -> tuple[Int64[T
     return torch.from_numpy(series), torch.from_numpy(cutoff)
 
 
+def count_separate(series: Int64[Tensor, " W"], cutoff: Int64[Tensor, " W"], horizon: int) -> int:
+    """How many of these windows, at most, have no target in common: of every series those a horizon apart."""
+    count, last = 0, (-1, 0)
+    for window in sorted(zip(series.tolist(), cutoff.tolist(), strict=True)):
+        if window[0] != last[0] or window[1] - last[1] >= horizon:
+            count, last = count + 1, window
+    return count
+
+
 def covariate_statistics(panel: Panel, splits: Splits) -> CovariateStatistics:
     """Mean and standard deviation of every covariate channel over the training rows of all series.
 
