@@ -19,6 +19,7 @@ from torch import Tensor
 
 from training.errors import WorkerLostError
 from training.exchange import LOST, Exchange, everybody
+from training.linux_calls import anonymous_memory, process_descriptor
 from training.semaphores import SEMAPHORE_BYTES, Semaphore
 
 logger = logging.getLogger(__name__)
@@ -58,9 +59,8 @@ class Segment:
         Raises:
             OSError: If this system lacks such memory, semaphores in it or descriptors of processes.
         """
-        if not (hasattr(os, "memfd_create") and hasattr(os, "pidfd_open")):
-            raise OSError("this system has no anonymous shared memory or no descriptors of processes")
-        descriptor = os.memfd_create("gradcast")
+        os.close(process_descriptor(os.getpid()))  # they will be needed
+        descriptor = anonymous_memory("gradcast")
         try:
             os.posix_fallocate(descriptor, 0, _head_bytes(size))
             segment = cls(descriptor, size)
@@ -156,7 +156,7 @@ class SharedExchange(Exchange):
 
     def _watch(self) -> None:
         for other in self._others[len(self._watched) :]:
-            self._watched.append(os.pidfd_open(self._segment.pids[other]))
+            self._watched.append(process_descriptor(self._segment.pids[other]))
             self._ended.register(self._watched[-1], select.POLLIN)
 
     def part(self, bucket: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import select
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from training import launching, shared_exchange
 from training.errors import WorkerLostError
+from training.linux_calls import process_descriptor
 from training.shared_exchange import MAX_PAUSE_MILLISECONDS, Segment, SharedExchange
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo sums where there is no anonymous shared memory")
@@ -205,10 +207,22 @@ def test_a_system_without_shared_memory_sums_through_sockets(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As macOS; it is said."""
-    monkeypatch.delattr(os, "memfd_create")
+    monkeypatch.setattr(sys, "platform", "darwin")
     with caplog.at_level(logging.WARNING), launching._shared_memory(2) as segment:
         assert segment is None
+    assert "darwin is not Linux" in caplog.text
     assert "gradients go through sockets" in caplog.text
+
+
+def test_descriptors_of_processes_tell_of_their_end(other: subprocess.Popen[bytes]) -> None:
+    """Readable from then on, though nobody has waited for the process; of a process that is not there, an error."""
+    descriptor = process_descriptor(other.pid)
+    assert select.select([descriptor], [], [], 0.0)[0] == []
+    other.kill()
+    assert select.select([descriptor], [], [], 10.0)[0] == [descriptor]
+    os.close(descriptor)
+    with pytest.raises(ProcessLookupError):
+        process_descriptor(2**22 + 1)  # beyond the largest number that Linux gives
 
 
 def test_gradients_on_a_gpu_are_not_for_shared_memory() -> None:
