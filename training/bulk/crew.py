@@ -99,8 +99,9 @@ def _start() -> _Member:
     line, its_end = socket.socketpair()  # a pipe would not carry the lock
     with its_end:
         process = subprocess.Popen(  # noqa: S603  our own command
-            [sys.executable, *WORKER], env=environment, stdin=its_end.fileno(), stdout=subprocess.PIPE, text=True
-        )
+            [sys.executable, *WORKER], env=environment, stdin=its_end.fileno(), stdout=subprocess.PIPE, text=True,
+            process_group=0,  # Ctrl-C is for the process that leads
+        )  # fmt: skip
     return _Member(process, line)
 
 

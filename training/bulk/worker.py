@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import socket
 import sys
 import threading
@@ -49,7 +48,6 @@ def describe_error(error: GradcastError | OSError) -> dict[str, Any]:
 
 def main() -> None:
     """Work until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the one that leads decides
     keep_freed_memory()
     pa.set_memory_pool(pa.system_memory_pool())  # two allocators would each keep what they freed
     torch.set_num_threads(1)
