@@ -232,7 +232,8 @@ class FitConfig(_Section):
     compile: bool = False
     """torch.compile the network where that helps."""
     num_threads: int | None = Field(default=None, ge=1)
-    """CPU threads; null = the fewest that are nearly fastest, of at most torch's own number, by a short measurement."""
+    """CPU threads, each with a share of every batch; null = the fewest that are nearly fastest, of at most torch's own
+    number, by a short measurement."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     """auto, cpu, cuda, cuda:N or mps; never part of the bundle."""
 

@@ -7,7 +7,8 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from training.judgement import build_monitor, build_probe
 from training.loop import VALIDATION_BATCH, FitData, train_step, validate
 from training.losses import build_loss
 from training.preparation import Prepared, build_fit_data
+from training.shares import AT_ONCE, share_threads
 
 # After a step on so many windows a whole batch is tried, if it will not take too long; else batches are made larger by this
 # factor while they can be, and a line is drawn through the last two. So a machine that cannot hold the fit is not filled.
@@ -115,6 +117,7 @@ class Rehearsal:
         self.loss = build_loss(self.fit.loss, self.network.config.output_levels, prepared.config.model.head)
         self.size = min(SAMPLE_WINDOWS, self.fit.batch_size)
         self.readings_bytes = 0
+        self._shares = AT_ONCE
         self._logged_bytes, self._look_bytes = 0, 0
         self._norms = GradientNorms(self.network)
         self._ratio = UpdateRatio(self.network)
@@ -137,7 +140,17 @@ class Rehearsal:
             NumericalError: If loss or gradient is not finite.
         """
         optimizer = cast("torch.optim.Optimizer", self._update)
-        train_step(self.network, batch, self.data.floor(batch), self.loss, optimizer, self._norms, self.fit, step=1)
+        train_step(
+            self.network, batch, self.data.floor(batch), self.loss, optimizer, self._norms, self.fit, step=1,
+            shares=self._shares,
+        )  # fmt: skip
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """With torch's threads used as the fit will use them."""
+        with share_threads(self.network, self.fit) as self._shares:
+            yield
+        self._shares = AT_ONCE
 
     def measure(self) -> FitTime:
         """Seconds of every part, and of all of them.
@@ -145,8 +158,10 @@ class Rehearsal:
         Raises:
             NumericalError: If loss or gradient is not finite.
         """
-        step = self._measure_step()
-        logged, look, check = self._measure_logging(), self._measure_look(), self._measure_check()
+        is_alone, num_threads = self._is_alone, torch.get_num_threads()
+        with self.sharing():
+            step = self._measure_step()
+            logged, look, check = self._measure_logging(), self._measure_look(), self._measure_check()
         fit, steps = self.fit, self.fit.max_steps
         numbers = range(1, steps + 1)
         num_logged, num_looks = sum(map(logging_schedule, numbers)), sum(map(self.monitor.is_due, numbers))
@@ -158,8 +173,8 @@ class Rehearsal:
         final = steps * step.clock + check.clock if fit.final else 0.0
         return FitTime(
             step.clock, logged.clock, look.clock, check.clock, updates.clock, updates.clock + checks + final,
-            updates.processor, torch.get_num_threads(), self.size == fit.batch_size,
-            self._is_alone and updates.processor < _BUSY_SHARE * updates.clock,
+            updates.processor, num_threads, self.size == fit.batch_size,
+            is_alone and updates.processor < _BUSY_SHARE * updates.clock,
         )  # fmt: skip
 
     def rehearse_backtest(self) -> None:
@@ -220,7 +235,7 @@ class Rehearsal:
         data, (series, cutoff) = self.data, self.data.validation
         count = min(len(series), max(int(VALIDATION_BATCH * self.share), 1))
         part = FitData(data.store, data.windows, (series[:count], cutoff[:count]), data.scale_floor, data.ids)
-        seconds = self._timed(partial(validate, self.network, part, self.loss))
+        seconds = self._timed(partial(validate, self.network, part, self.loss, shares=self._shares))
         with tempfile.TemporaryDirectory(prefix="gradcast-preflight-") as place:
             written = self._timed(partial(self._write, Path(place)))
         return Seconds(*(each * len(series) / count + disk for each, disk in zip(seconds, written, strict=True)))

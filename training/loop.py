@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from training.checkpoint import (
     write_checkpoint,
 )
 from training.config import FitConfig, OptimizerConfig
-from training.data.windows import TrainingWindows, WindowBatch, WindowStore
+from training.data.windows import TrainingWindows, WindowBatch, WindowStore, count_separate
 from training.errors import NumericalError
 from training.forensics import DIRECTORY as FORENSICS
 from training.forensics import FailedStep, explain_non_finite
@@ -41,6 +42,7 @@ from training.losses import ForecastLoss
 from training.optimizers import LearningRateSchedule, build_optimizer
 from training.precision import autocast
 from training.progress import FitProgress
+from training.shares import AT_ONCE, Shares, share_threads
 from training.team import ALONE, Team
 from training.tracking.tracker import Tracker
 from training.validation_loss import LOWEST, ValidationLoss
@@ -79,6 +81,11 @@ class FitData:
     validation: tuple[Tensor, Tensor]
     scale_floor: Float[Tensor, " N"]
     ids: tuple[str, ...]
+
+    @cached_property
+    def num_separate(self) -> int:
+        """Validation windows that have no target in common."""
+        return count_separate(*self.validation, self.store.horizon)
 
     def floor(self, batch: WindowBatch) -> Float[Tensor, "B 1"]:
         """Scale floor of each window of a batch."""
@@ -132,6 +139,7 @@ def train_step(
     fit: FitConfig,
     step: int,
     team: Team = ALONE,
+    shares: Shares = AT_ONCE,
 ) -> StepReading:
     """One update of the weights.
 
@@ -145,6 +153,7 @@ def train_step(
         fit: Clipping, truncation and precision.
         step: Number of this update, from 1.
         team: Whose gradients are averaged before they are measured.
+        shares: How this process computes its gradient.
 
     Returns:
         Loss, gradient norms and clip factor.
@@ -153,47 +162,52 @@ def train_step(
         NumericalError: If loss or gradient is not finite; the weights are untouched then.
         WorkerLostError: If a process of the team is gone.
     """
-    with autocast(fit.precision, batch.target.device):
-        forecast = forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask, fit.tbptt_steps)
-        loss = loss_function(forecast, batch.target, batch.target_mask, scale_floor)
+
+    def mean_loss(part: WindowBatch, floor: Float[Tensor, "B 1"]) -> Float[Tensor, ""]:
+        with autocast(fit.precision, part.target.device):
+            forecast = forecaster.forward_taught(part.inputs, part.target, part.target_mask, fit.tbptt_steps)
+            return loss_function(forecast, part.target, part.target_mask, floor)
+
     for parameter in gradient_norms.parameters:  # what optimizer.zero_grad does, without the records of its profiler
         parameter.grad = None
-    loss.backward()
+    loss = shares.differentiate(mean_loss, batch, scale_floor, gradient_norms.parameters)
     loss = team.average_(loss, batch.target_mask.sum(), gradient_norms.parameters)
     norms = gradient_norms.measure()
     total = total_norm(norms)
-    if not bool(torch.isfinite(loss.detach() + total)):
+    if not bool(torch.isfinite(loss + total)):
         _raise_non_finite(loss, gradient_norms, norms, step)
     clip = clip_(gradient_norms.parameters, total, fit.max_grad_norm) if fit.max_grad_norm else torch.ones_like(total)
     optimizer.step()
-    return StepReading(loss.detach(), norms, clip)
+    return StepReading(loss, norms, clip)
 
 
-def validation_batches(data: FitData, team: Team = ALONE) -> Iterator[WindowBatch]:
-    """The fixed validation windows, or the share of this process, some hundred at a time."""
+def validation_batches(data: FitData, team: Team = ALONE) -> list[Callable[[], WindowBatch]]:
+    """The fixed validation windows of this process, gathered batch by batch, each when it is called for."""
     share = team.share(len(data.validation[0]))
     series, cutoff = (part[share] for part in data.validation)
-    for rows in range(0, len(series), VALIDATION_BATCH):
-        part = slice(rows, rows + VALIDATION_BATCH)
-        yield data.store.gather(series[part], cutoff[part])
+    parts = [slice(first, first + VALIDATION_BATCH) for first in range(0, len(series), VALIDATION_BATCH)]
+    return [partial(data.store.gather, series[part], cutoff[part]) for part in parts]
 
 
-@torch.no_grad()
 def validate(
-    forecaster: Forecaster, data: FitData, loss_function: ForecastLoss, team: Team = ALONE
+    forecaster: Forecaster, data: FitData, loss_function: ForecastLoss, team: Team = ALONE, shares: Shares = AT_ONCE
 ) -> ValidationLoss:
     """Loss of every fixed validation window, in the same scale as the training loss; each process takes its share."""
-    forecaster.eval()
+
+    @torch.no_grad()  # in whichever thread
+    def window_sums(gather: Callable[[], WindowBatch]) -> Tensor:
+        batch = gather()
+        forecast = forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask)
+        return torch.stack(loss_function.window_sums(forecast, batch.target, batch.target_mask, data.floor(batch)))
+
     num_windows = len(data.validation[0])
     # Every window is somebody's and 0 elsewhere, so that the sum over the team is the same to the bit in each process.
     table = torch.zeros(2, num_windows, dtype=torch.float64)
-    end = team.share(num_windows).start
-    for batch in validation_batches(data, team):
-        forecast = forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask)
-        sums = loss_function.window_sums(forecast, batch.target, batch.target_mask, data.floor(batch))
-        start, end = end, end + len(batch.target)
-        table[:, start:end] = torch.stack(sums)
+    forecaster.eval()
+    sums = shares.map(window_sums, validation_batches(data, team))
     forecaster.train()
+    if sums:
+        table[:, team.share(num_windows)] = torch.cat(sums, dim=1).to(table)
     total, targets = team.total(table)
     return ValidationLoss(total, targets)
 
@@ -246,6 +260,7 @@ class Fit:
         self.gradient_norms = GradientNorms(forecaster)
         self.update_ratio = UpdateRatio(forecaster)
         self.generator = torch.Generator().manual_seed(fit.seed)
+        self.shares = AT_ONCE
         self.state = FitState()
         self._lowest: ValidationLoss | None = None
         self._recent: list[StepReading] = []
@@ -265,29 +280,35 @@ class Fit:
         self.forecaster.train()
         self.progress.start(self.fit.max_steps, self.state.step)
         try:
-            if self.state.step == 0 and self.monitor.is_due(0):
-                self._look(0)
-            if self.keep_start and self.state.step == 0:
-                self._check()
-            while self.state.step < self.fit.max_steps and not self._patience_exhausted():
-                started, computed = time.perf_counter(), time.process_time()
-                self._step()
-                self.state.fit_seconds += time.perf_counter() - started
-                self.state.processor_seconds += time.process_time() - computed
-                if self._is_check(self.state.step):
-                    self._check()
-                    if self.team.agree(self.is_hopeless(self.state)):
-                        break
-                if self.team.agree_to_stop(self.stop_requested()):
-                    self._write_last()
-                    raise FitInterruptedError
+            with share_threads(self.forecaster, self.fit) as self.shares:
+                self._go_on()
         finally:
+            self.shares = AT_ONCE
             self.progress.stop()
         if self.team.is_leader:
             tensors, _ = read_checkpoint(self.directory / BEST)
             restore_network(self.forecaster, tensors, self.directory / BEST)
         self.forecaster.eval()
         return self.state
+
+    def _go_on(self) -> None:
+        """Step after step, to the end of the budget or of patience."""
+        if self.state.step == 0 and self.monitor.is_due(0):
+            self._look(0)
+        if self.keep_start and self.state.step == 0:
+            self._check()
+        while self.state.step < self.fit.max_steps and not self._patience_exhausted():
+            started, computed = time.perf_counter(), time.process_time()
+            self._step()
+            self.state.fit_seconds += time.perf_counter() - started
+            self.state.processor_seconds += time.process_time() - computed
+            if self._is_check(self.state.step):
+                self._check()
+                if self.team.agree(self.is_hopeless(self.state)):
+                    break
+            if self.team.agree_to_stop(self.stop_requested()):
+                self._write_last()
+                raise FitInterruptedError
 
     def resume(self, path: Path | None = None) -> None:
         """Continue from a checkpoint; what follows is equal to an uninterrupted run to the last bit.
@@ -344,7 +365,7 @@ class Fit:
         try:
             reading = train_step(
                 self.forecaster, batch, self.data.floor(batch), self.loss_function, self.optimizer,
-                self.gradient_norms, self.fit, step, self.team,
+                self.gradient_norms, self.fit, step, self.team, self.shares,
             )  # fmt: skip
         except NumericalError as error:
             batch = self.data.store.gather(series, cutoff)  # whichever process it came from
@@ -373,7 +394,8 @@ class Fit:
         """What to raise for a validation loss that is no number: found again, batch by batch."""
         error = NumericalError(f"validation loss at step {self.state.step}", "finite", str(val_loss))
         self.forecaster.eval()
-        for batch in validation_batches(self.data):
+        for gather in validation_batches(self.data):
+            batch = gather()
             forecast = self.forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask)
             loss = self.loss_function(forecast, batch.target, batch.target_mask, self.data.floor(batch))
             if not bool(torch.isfinite(loss)):
@@ -427,14 +449,14 @@ class Fit:
 
     def _validate_and_keep(self) -> None:
         state = self.state
-        validation = validate(self.forecaster, self.data, self.loss_function, self.team)
+        validation = validate(self.forecaster, self.data, self.loss_function, self.team, self.shares)
         val_loss = validation.mean
         if not math.isfinite(val_loss):
             raise self._validation_failure(val_loss)
         self.rates.observe(val_loss)
         if self._lowest is None or val_loss < self._lowest.mean - self.fit.min_delta:
             self._lowest = validation
-        if validation.is_clearly_above(self._lowest):
+        if validation.is_clearly_above(self._lowest, self.data.num_separate):
             state.bad_checks += 1
         else:
             state.best_val_loss, state.best_step, state.bad_checks = val_loss, state.step, 0

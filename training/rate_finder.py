@@ -24,6 +24,7 @@ from training.plots import BLUE, FAINT, INK, VERMILION, build_figure, legend_on_
 from training.preparation import prepare
 from training.progress import SILENT_PROGRESS
 from training.run_directory import RunDirectory
+from training.shares import Shares, share_threads
 from training.tracking.tracker import NOOP_TRACKER
 
 LOWEST_RATE, HIGHEST_RATE, NUM_STEPS = 1e-6, 10.0, 200
@@ -115,6 +116,11 @@ def find_rate(
 
 
 def _losses(fit: Fit, rates: Float[np.ndarray, " T"]) -> list[float]:
+    with share_threads(fit.forecaster, fit.fit) as shares:
+        return _losses_in(shares, fit, rates)
+
+
+def _losses_in(shares: Shares, fit: Fit, rates: Float[np.ndarray, " T"]) -> list[float]:
     fit.forecaster.train()
     losses: list[float] = []
     mean, best = 0.0, math.inf
@@ -125,7 +131,8 @@ def _losses(fit: Fit, rates: Float[np.ndarray, " T"]) -> list[float]:
         floor = fit.data.floor(batch)
         try:
             reading = train_step(
-                fit.forecaster, batch, floor, fit.loss_function, fit.optimizer, fit.gradient_norms, fit.fit, step
+                fit.forecaster, batch, floor, fit.loss_function, fit.optimizer, fit.gradient_norms, fit.fit, step,
+                shares=shares,
             )
         except NumericalError:
             break

@@ -19,6 +19,7 @@ from training.fit_time import Rehearsal
 from training.loop import FitData
 from training.machine_cache import remembered
 from training.preparation import Prepared
+from training.shares import can_share
 from training.threads import kept_threads
 
 # A step that takes so long has work for every core.
@@ -101,7 +102,8 @@ class _Trial:
                 rehearsal.size = whole
                 for count in candidates(self._limit):
                     torch.set_num_threads(count)
-                    seconds[count] = self._step_seconds(rehearsal)
+                    with rehearsal.sharing():
+                        seconds[count] = self._step_seconds(rehearsal)
                     if count == self._limit and seconds[count] > _LONG_STEP_SECONDS:
                         break
             except NumericalError:  # the fit will say so itself
@@ -130,7 +132,8 @@ def _question(prepared: Prepared, limit: int) -> dict[str, Any]:
         "machine": [platform.machine(), _processor(), os.cpu_count()], "limit": limit, "torch": torch.__version__,
         "architecture": model.architecture, "units": model.hidden_size, "layers": model.num_layers, "decoder": model.decoder,
         "context": network.context_length, "horizon": network.horizon, "channels": len(prepared.panel.columns.past_features),
-        "batch": config.fit.batch_size, "precision": config.fit.precision, "tbptt": config.fit.tbptt_steps,
+        "batch": config.fit.batch_size, "shares": can_share(prepared.forecaster, config.fit),
+        "precision": config.fit.precision, "tbptt": config.fit.tbptt_steps,
     }  # fmt: skip
 
 

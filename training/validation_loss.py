@@ -34,12 +34,17 @@ class ValidationLoss(NamedTuple):
         """Mean loss over all observed targets; 0 where nothing was observed."""
         return float(self.total.sum() / self.targets.sum().clamp(min=1.0))
 
-    def is_clearly_above(self, other: ValidationLoss) -> bool:
+    def is_clearly_above(self, other: ValidationLoss, num_separate: int) -> bool:
         """Whether the same windows' losses are higher by more than the standard error of the paired difference.
 
         A single window has no such error: it can never tell.
+
+        Args:
+            other: Losses of the same windows.
+            num_separate: As many of them as have no target in common: windows that overlap say the same thing twice.
         """
         difference = (self.total - other.total)[self.targets > 0]
-        if len(difference) < 2:
+        count = min(len(difference), num_separate)
+        if count < 2:
             return False
-        return float(difference.mean()) > CLEARLY * float(difference.std() / len(difference) ** 0.5)
+        return float(difference.mean()) > CLEARLY * float(difference.std() / count**0.5)

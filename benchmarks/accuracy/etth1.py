@@ -55,7 +55,7 @@ def standardised(folder: Path) -> pd.DataFrame:
 def score(bundle: Path, data: Path, horizon: int) -> tuple[float, float]:
     """Mean squared and mean absolute error over all test windows."""
     forecaster = load_bundle(bundle).forecaster.eval()
-    panel = load_panel(DataConfig(path=str(data)), horizon=horizon)
+    panel = load_panel(DataConfig(path=str(data), calendar="none"), horizon=horizon)
     store = WindowStore(panel, CONTEXT, horizon)
     first = NUM_TRAIN + NUM_VALIDATION
     cutoffs = torch.arange(first, first + NUM_TEST - horizon + 1)

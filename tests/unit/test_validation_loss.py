@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from training.data.windows import count_separate
 from training.validation_loss import ValidationLoss
 
 
@@ -21,25 +22,44 @@ def test_the_mean_is_over_targets() -> None:
 
 def test_a_window_more_than_the_standard_error_worse_is_clear() -> None:
     """Differences 1, 2, 3: mean 2, standard error 1 / sqrt(3)."""
-    assert losses(2.0, 4.0, 6.0).is_clearly_above(losses(1.0, 2.0, 3.0))
+    assert losses(2.0, 4.0, 6.0).is_clearly_above(losses(1.0, 2.0, 3.0), 3)
 
 
 def test_a_difference_within_the_standard_error_decides_nothing() -> None:
     """Differences -3, 0, 4: mean 1/3, standard error about 2."""
-    assert not losses(1.0, 2.0, 8.0).is_clearly_above(losses(4.0, 2.0, 4.0))
+    assert not losses(1.0, 2.0, 8.0).is_clearly_above(losses(4.0, 2.0, 4.0), 3)
 
 
 def test_lower_is_never_clearly_above() -> None:
     """However sure the difference is."""
-    assert not losses(1.0, 2.0, 3.0).is_clearly_above(losses(2.0, 4.0, 6.0))
+    assert not losses(1.0, 2.0, 3.0).is_clearly_above(losses(2.0, 4.0, 6.0), 3)
 
 
 def test_one_window_can_never_tell() -> None:
     """Nor can many of which only one has targets."""
-    assert not losses(9.0).is_clearly_above(losses(1.0))
+    assert not losses(9.0).is_clearly_above(losses(1.0), 1)
     empty = torch.tensor([2.0, 0.0], dtype=torch.float64)
     first, second = (ValidationLoss(torch.tensor([loss, 0.0], dtype=torch.float64), empty) for loss in (9.0, 1.0))
-    assert not first.is_clearly_above(second)
+    assert not first.is_clearly_above(second, 2)
+
+
+def test_windows_that_overlap_count_once() -> None:
+    """Differences 0, 1, 2: mean 1, standard error 1 / sqrt(3) if all three say something of their own, 1 / sqrt(2) if two do."""
+    three, other = losses(1.0, 3.0, 5.0), losses(1.0, 2.0, 3.0)
+    assert three.is_clearly_above(other, 3)
+    assert three.is_clearly_above(other, 2)
+    assert not three.is_clearly_above(other, 1)
+    wide = losses(0.0, 4.0, 7.0)  # differences -1, 2, 4: mean 1.67, deviation 2.52
+    assert wide.is_clearly_above(other, 3)
+    assert not wide.is_clearly_above(other, 2)
+
+
+def test_of_every_series_the_windows_a_horizon_apart_are_separate() -> None:
+    """Series 0: cutoffs 10, 13, 14, 17 with a horizon of 4 make 10, 14 and no third; series 1 has its own."""
+    series, cutoff = torch.tensor([0, 0, 1, 0, 0]), torch.tensor([13, 10, 12, 14, 17])
+    assert count_separate(series, cutoff, 4) == 3
+    assert count_separate(series, cutoff, 3) == 4
+    assert count_separate(series, cutoff, 1) == 5
 
 
 def test_nothing_observed_is_a_loss_of_zero() -> None:

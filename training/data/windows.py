@@ -42,6 +42,11 @@ class WindowBatch(NamedTuple):
     series: Int64[Tensor, " B"]
     cutoff: Int64[Tensor, " B"]
 
+    def rows(self, part: slice) -> WindowBatch:
+        """Some of the windows, as views."""
+        inputs = ForecastInputs(*(tensor[part] for tensor in self.inputs))
+        return WindowBatch(inputs, self.target[part], self.target_mask[part], self.series[part], self.cutoff[part])
+
 
 class WindowStore:
     """The panel as tensors, from which windows are gathered.
@@ -226,6 +231,15 @@ def validation_cutoffs(splits: Splits, max_windows: int = 1024) -> tuple[Int64[T
     series = np.searchsorted(ends, number, side="right")
     cutoff = splits.train_end[series] + number - (ends - counts)[series]
     return torch.from_numpy(series), torch.from_numpy(cutoff)
+
+
+def count_separate(series: Int64[Tensor, " W"], cutoff: Int64[Tensor, " W"], horizon: int) -> int:
+    """How many of these windows, at most, have no target in common: of every series those a horizon apart."""
+    count, last = 0, (-1, 0)
+    for window in sorted(zip(series.tolist(), cutoff.tolist(), strict=True)):
+        if window[0] != last[0] or window[1] - last[1] >= horizon:
+            count, last = count + 1, window
+    return count
 
 
 def covariate_statistics(panel: Panel, splits: Splits) -> CovariateStatistics:
