@@ -19,6 +19,7 @@ from training.errors import DataError, Problem
 
 BATCH_ROWS = 1 << 18
 _SAMPLE_ROWS = 200
+_MANY_TEXTS = 1 << 17
 _NAMELESS_INDEX = "__index_level_"
 
 
@@ -35,9 +36,9 @@ class _Numbers:
         self.values = np.empty(num_rows, np.float32)
 
     def add(self, start: int, chunk: pa.Array) -> None:
+        numbers = chunk if pa.types.is_floating(chunk.type) else chunk.cast(pa.float64(), safe=False)
         with np.errstate(over="ignore"):
-            values = chunk.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float32)
-        self.values[start : start + len(chunk)] = values
+            self.values[start : start + len(chunk)] = numbers.to_numpy(zero_copy_only=False)
 
     def column(self) -> NDArray[np.float32]:
         return self.values
@@ -53,7 +54,7 @@ class _Times:
     def add(self, start: int, chunk: pa.Array) -> None:
         stamps = chunk.cast(pa.timestamp("us", self.zone), safe=False)
         missing = np.iinfo(np.int64).min  # pandas' NaT
-        self.values[start : start + len(chunk)] = pc.fill_null(stamps.cast(pa.int64()), missing).to_numpy()
+        self.values[start : start + len(chunk)] = without_null(stamps.cast(pa.int64()), missing).to_numpy()
 
     def column(self) -> pd.DatetimeIndex | NDArray[Any]:
         stamps = self.values.view("M8[us]")
@@ -81,34 +82,59 @@ class _Integers:
 
 
 class _Texts:
-    """A column of text as codes into one list of distinct texts, in order of first appearance."""
+    """A column of text as codes into one list of distinct texts, in order of first appearance.
+
+    Every row group has a dictionary of its own: codes count through all of them until many have come together, and then
+    their texts are compared at once.
+    """
 
     def __init__(self, num_rows: int) -> None:
         self.codes = np.empty(num_rows, np.int32)
-        self.known: dict[Any, int] = {}
-        self._dictionary: pa.Array | None = None
-        self._table = np.zeros(0, np.int32)
+        self._known = pa.array([], pa.large_string())
+        self._unsettled: list[pa.Array] = []
+        self._newest: pa.Array | None = None
+        self._begin = self._end = self._settled = 0
 
     def add(self, start: int, chunk: pa.Array) -> None:
         encoded = chunk if pa.types.is_dictionary(chunk.type) else pc.dictionary_encode(chunk)
-        if self._dictionary is None or not encoded.dictionary.equals(self._dictionary):
-            self._dictionary = encoded.dictionary
-            names = encoded.dictionary.to_pylist()
-            self._table = np.array(
-                [-1 if name is None else self.known.setdefault(name, len(self.known)) for name in names], np.int32
-            )
-            self._table = np.append(self._table, np.int32(-1))
-        indices = pc.fill_null(encoded.indices.cast(pa.int32()), len(self._table) - 1).to_numpy()
-        self.codes[start : start + len(chunk)] = self._table[indices]
+        if self._newest is None or not encoded.dictionary.equals(self._newest):
+            if self._end - len(self._known) > max(len(self._known), _MANY_TEXTS):
+                self._settle(start)
+            self._newest = encoded.dictionary
+            self._unsettled.append(_as_texts(encoded.dictionary))
+            self._begin, self._end = self._end, self._end + len(encoded.dictionary)
+        codes = without_null(encoded.indices.cast(pa.int32()), -1 - self._begin).to_numpy()
+        np.add(codes, self._begin, out=self.codes[start : start + len(chunk)])
 
     def column(self) -> pd.Categorical:
-        return pd.Categorical.from_codes(
-            self.codes, pd.Index([_as_text(name) for name in self.known], dtype="str"), validate=False
-        )
+        self._settle(len(self.codes))
+        names = pd.Index(self._known.to_pandas(), dtype="str")
+        return pd.Categorical.from_codes(self.codes, names, validate=False)
+
+    def _settle(self, stop: int) -> None:
+        """Let the codes up to a row count through the distinct texts; known ones keep theirs."""
+        known = pa.chunked_array([self._known, *self._unsettled]).combine_chunks().dictionary_encode()
+        table = np.append(without_null(known.indices, -1).to_numpy(), np.int32(-1))  # the last is that of a missing text
+        for first in range(self._settled, stop, BATCH_ROWS):
+            rows = slice(first, min(first + BATCH_ROWS, stop))
+            self.codes[rows] = table[self.codes[rows]]
+        self._known, self._unsettled = known.dictionary, []
+        self._end, self._settled = len(known.dictionary), stop
+
+
+def _as_texts(values: pa.Array) -> pa.Array:
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        return values.cast(pa.large_string())
+    return pa.array([None if value is None else _as_text(value) for value in values.to_pylist()], pa.large_string())
 
 
 def _as_text(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def without_null(values: pa.Array, instead: int) -> pa.Array:
+    """The values, with another for those that are missing."""
+    return pc.fill_null(values, instead) if values.null_count else values
 
 
 def read_parquet_sample(path: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
