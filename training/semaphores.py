@@ -2,7 +2,7 @@
 
 Python has no atomic operations. A flag written by one process and read by another works by luck on x86, which keeps the
 order of stores, and not on ARM, where the flag may be seen before the data it speaks of. POSIX promises for `sem_post`
-and `sem_trywait` what is needed (IEEE 1003.1, XBD 4.15, "Memory Synchronization"): what was written before a post is
+and `sem_trywait` what is needed (IEEE 1003.1-2017, XBD 4.12, "Memory Synchronization"): what was written before a post is
 seen after the wait that it lets through. glibc and musl keep that with an increment that releases and a decrement that
 acquires, on every processor.
 """

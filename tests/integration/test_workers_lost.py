@@ -94,6 +94,6 @@ def test_a_worker_sleeps_while_its_leader_stays_away_and_ends_with_it(wave: Path
             assert processor_seconds(worker, 1.0) < 0.3
         finally:
             leader.kill()
-    _, alive = psutil.wait_procs([worker], timeout=10)
+    _, alive = psutil.wait_procs([worker], timeout=30)
     assert not alive
     assert set(os.listdir("/dev/shm")) == left  # noqa: PTH208

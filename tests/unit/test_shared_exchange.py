@@ -21,7 +21,7 @@ from torch import Tensor
 from training import launching, shared_exchange
 from training.errors import WorkerLostError
 from training.linux_calls import process_descriptor
-from training.shared_exchange import MAX_PAUSE_MILLISECONDS, Segment, SharedExchange
+from training.shared_exchange import Segment, SharedExchange
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo sums where there is no anonymous shared memory")
 
@@ -136,7 +136,7 @@ def test_a_process_that_is_killed_is_missed_at_once(
     killing.start()
     with closing(segment), closing(exchange), pytest.raises(WorkerLostError, match="without one of its processes"):
         exchange.sum_(bucket)
-    assert 0.2 <= time.monotonic() - started < 5.0
+    assert 0.2 <= time.monotonic() - started < 10.0
     assert other.wait(10) != 0
 
 
@@ -171,7 +171,7 @@ def test_waiting_for_long_does_not_occupy_a_processor(
     with closing(segment), closing(exchange):
         exchange.sum_(bucket)
     assert time.process_time() - busy < 0.3 * 1.5
-    assert 1.4 < time.monotonic() - started < 1.5 + 50 * MAX_PAUSE_MILLISECONDS / 1e3
+    assert 1.4 < time.monotonic() - started < 1.5 + 5.0
 
 
 def test_the_memory_has_no_name_and_only_the_team_inherits_it() -> None:
