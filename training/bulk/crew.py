@@ -22,7 +22,8 @@ from typing import Any, Self
 from models.errors import GradcastError
 from training.errors import DataError, Problem, StorageError, WorkerLostError
 
-WORKER = ("-P", "-m", "training.bulk.worker")  # -P: a folder `training` here is not meant
+# -P: a folder `training` here is not meant.
+WORKER = ("-P", "-c", "from training.loading import loading\nwith loading(): from training.bulk.worker import main\nmain()")
 REMEDY = "Start the same command again: it goes on with the parts that are missing."
 
 # A part as it was done, see `DonePart`.

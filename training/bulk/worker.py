@@ -82,7 +82,3 @@ def _orders() -> Iterator[str]:
 def _say(document: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

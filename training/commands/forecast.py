@@ -103,10 +103,12 @@ def _is_bulk(options: argparse.Namespace) -> bool:
 
 def _run_in_bulk(options: argparse.Namespace) -> int:
     from training.bulk.crew import Crew
+    from training.loading import loading
 
     with Crew(options.workers or os.cpu_count() or 1) as crew:  # before what takes long to load is loaded here too
-        from training.bulk.run import PART_ROWS, BulkRequest, forecast_in_bulk
-        from training.progress import CountProgress
+        with loading():
+            from training.bulk.run import PART_ROWS, BulkRequest, forecast_in_bulk
+            from training.progress import CountProgress
 
         bundle = open_bundle(options)
         data = read_data_config(bundle, options)
