@@ -92,6 +92,18 @@ def test_the_mapped_panel_is_the_one_in_memory(tmp_path: Path, fill: str) -> Non
         torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("fill", ["mask", "linear"])
+def test_a_table_on_a_grid_is_mapped_as_it_is_in_memory(tmp_path: Path, fill: str) -> None:
+    """No covariates, no gaps, a missing value here and there: both ways go without a frame, part by part."""
+    frame = rows(9)[["unique_id", "ds", "y"]].query("unique_id != 's4'")
+    last = frame["unique_id"].map(frame.dropna().groupby("unique_id")["ds"].max())
+    path = write(tmp_path / "in", frame[frame["ds"] <= last].reset_index(drop=True))
+    one, other = in_memory(path, fill=fill), mapped(path, fill=fill)
+    assert_equal(one, other)
+    assert 0 < other.observed.sum() < len(other.observed)
+    assert len(mapping.read_json(next(maps_directory().glob("*/store.json")))["parts"]) > 1
+
+
 def test_training_from_the_map_ends_with_the_same_weights(tmp_path: Path) -> None:
     """To the last bit: the windows are the same numbers in the same order."""
     path = write(tmp_path / "in", rows())

@@ -16,16 +16,16 @@ from training.data.parquet import read_parquet_columns
 from training.data.series_order import hash_names
 
 
-@pytest.mark.parametrize("many_texts", [0, 5, 1 << 17])
 @pytest.mark.parametrize("kind", ["text", "text of other row groups only", "integer"])
 def test_codes_are_those_of_pandas_whatever_the_row_groups(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, many_texts: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Every row group has a dictionary of its own, with texts known and new; missing ones have no text."""
-    monkeypatch.setattr(parquet, "_MANY_TEXTS", many_texts)
     monkeypatch.setattr(parquet, "BATCH_ROWS", 7)
     random = np.random.default_rng(0)
-    numbers = np.sort(random.integers(0, 40, 300)) if kind == "text of other row groups only" else random.integers(0, 40, 300)
+    numbers = (
+        np.sort(random.integers(0, 40, 300)) if kind == "text of other row groups only" else random.integers(0, 40, 300)
+    )
     names: list[Any] = [int(number) if kind == "integer" else f"s{number}" for number in numbers]
     names[5] = names[299] = names[120] = None
     pq.write_table(pa.table({"name": names}), tmp_path / "in.parquet", row_group_size=23)

@@ -121,6 +121,17 @@ def build_channels(
     return Channels(out, fills, future, num_future.astype(np.int64), tuple(notes))
 
 
+def no_channels(num_series: int, num_rows: int) -> Channels:
+    """The channels of a panel without covariates."""
+    return Channels(
+        np.zeros((num_rows, 0), np.float32),
+        np.zeros(0, np.float32),
+        np.zeros((num_series, 0, 0), np.float32),
+        np.zeros(num_series, np.int64),
+        (),
+    )
+
+
 def _filled_rows(column: EncodedColumn, rows: SortedRows, grid: Grid) -> tuple[NDArray[np.int64], int]:
     """Frame row whose value each row of the store takes, -1 if there is none yet; and how many steps lack their own."""
     source = np.arange(grid.num_rows) if grid.source is None else grid.source

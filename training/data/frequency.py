@@ -23,7 +23,8 @@ __all__ = [
 _MONTH_LIKE = 28 * DAY
 # A series with fewer rows than this cannot prove that its step is coarser than that of the others.
 _FEW_ROWS = 8
-_SAMPLE_ROWS = 1 << 20
+# Rows that show what most steps are.
+SAMPLE_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,21 @@ def grid_clock(rows: SortedRows) -> tuple[NDArray[np.int64], bool]:
     """
     if rows.timezone in (None, "UTC") or rows.time_kind == "integer":
         return rows.stamps, False
-    local = wall_clock(rows.stamps, rows.timezone)
-    candidate = _modal_step(local[:_SAMPLE_ROWS], rows.offsets)
-    return (local, True) if candidate is not None and candidate >= DAY else (rows.stamps, False)
+    local = wall_clock(rows.stamps[:SAMPLE_ROWS], rows.timezone)
+    if not counts_days(local, rows.offsets):
+        return rows.stamps, False
+    return np.concatenate([local, wall_clock(rows.stamps[SAMPLE_ROWS:], rows.timezone)]), True
+
+
+def counts_days(local: NDArray[np.int64], offsets: NDArray[np.int64]) -> bool:
+    """Whether most steps of local times are a day or longer.
+
+    Args:
+        local: The first rows, up to `SAMPLE_ROWS`, on the local clock.
+        offsets: First row of each series, and the end.
+    """
+    step = _modal_step(local, offsets)
+    return step is not None and step >= DAY
 
 
 def infer_frequency(rows: SortedRows, wanted: str | None = None) -> FrequencyFinding:
@@ -128,7 +141,7 @@ def _modal_step(stamps: NDArray[np.int64], offsets: NDArray[np.int64]) -> int | 
 
 
 def _most_common(rows: SortedRows) -> Frequency | None:
-    stamps, offsets = rows.stamps[:_SAMPLE_ROWS], rows.offsets
+    stamps, offsets = rows.stamps[:SAMPLE_ROWS], rows.offsets
     step = _modal_step(stamps, offsets)
     if step is None:
         return None

@@ -28,7 +28,7 @@ from training.data.covariates import build_vocabulary
 from training.data.frequency import default_season_length, estimate_season_length
 from training.data.holiday_dates import holiday_features, read_holidays
 from training.data.mapped_files import STORE, GrowingFiles, is_intact, map_array, read_json, read_names
-from training.data.panel import build_panel
+from training.data.panel import build_panel, build_regular_panel
 from training.data.parquet_folder import ParquetTable, open_table
 from training.data.regrouping import MAX_BUCKETS, regroup
 from training.data.rows import block_edges
@@ -95,7 +95,9 @@ def load_table(
     num_bytes = num_rows * (5 + 4 * (len(config.futr_exog) + len(config.hist_exog)))
     if config.storage == "map" or (config.storage == "auto" and num_bytes > MAP_THRESHOLD_BYTES):
         return map_panel(table, horizon, columns, watch)
-    return build_panel(table.read(table.pieces(0, num_rows)), config, columns=columns, horizon=horizon)
+    rows = table.gather(table.pieces(0, num_rows))
+    panel = build_regular_panel(rows, config, columns, horizon)
+    return panel or build_panel(rows.frame(), config, columns=columns, horizon=horizon)
 
 
 def map_panel(
@@ -196,14 +198,20 @@ class _Build:
     def _add(self, files: GrowingFiles, table: ParquetTable, pieces: Any, vocabulary: Columns) -> None:
         first = next((part for part in files.parts if part["num_series"]), None)
         config = table.config.model_copy(update={"freq": first["freq"]} if first is not None else {})
-        rows = table.read(pieces)
-        if not rows["y"].notna().any():
-            files.append((), {}, {"num_series": 0, "dropped": rows["unique_id"].nunique()})
-            return
         num_channels = len(vocabulary.past_features) - len(vocabulary.calendar)
         unknown = np.full(num_channels, np.nan, np.float32)
         local = vocabulary.model_copy(update={"calendar": (), "holidays": {}})
-        panel = build_panel(rows, config, local, self.horizon, unknown, fill_static=False)
+        gathered = table.gather(pieces)
+        panel = build_regular_panel(gathered, config, local, self.horizon)
+        if panel is not None:
+            newest = int((panel.starts.view(np.int64) + (panel.lengths - 1) * panel.frequency.step).max())
+        else:
+            rows = gathered.frame()
+            if not rows["y"].notna().any():
+                files.append((), {}, {"num_series": 0, "dropped": rows["unique_id"].nunique()})
+                return
+            panel = build_panel(rows, config, local, self.horizon, unknown, fill_static=False)
+            newest = int(rows["ds"].max()) if panel.time_kind == "integer" else _microseconds(rows["ds"].max())
         if first is not None and (panel.timezone, panel.time_kind) != (first["timezone"], first["time_kind"]):
             message = f"must be on one clock, but holds {first['timezone']} and {panel.timezone}."
             raise DataError([Problem("time_mixed", "column 'ds'", message, "Bring all times to one zone.")])
@@ -214,7 +222,7 @@ class _Build:
             "time_kind": panel.time_kind,
             "future_steps": panel.future_extra.shape[1],
             "has_guesses": panel.filled is not None,
-            "newest": int(rows["ds"].max()) if panel.time_kind == "integer" else _microseconds(rows["ds"].max()),
+            "newest": newest,
             "notes": list(panel.notes),
         }
         files.append(panel.ids, _arrays(panel), part)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from models.columns import Columns
-from training.config import DataConfig, FillPolicy
-from training.data.assembly import Grid, build_grid, fill_missing, read_target
+from training.config import DataConfig
+from training.data.assembly import build_grid, read_target
 from training.data.calendar_features import build_calendar, choose_calendar, validate_calendar
-from training.data.channels import build_channels, build_static, resolve_columns
+from training.data.channels import Channels, build_channels, build_static, no_channels, resolve_columns
 from training.data.covariates import missing_columns
 from training.data.dialect import detect_container
 from training.data.frequency import (
@@ -26,15 +27,18 @@ from training.data.frequency import (
 )
 from training.data.holiday_dates import holiday_features, read_holidays
 from training.data.readers import read_frame
+from training.data.regular import find_regular
 from training.data.resampling import resample_frame
-from training.data.rows import SortedRows, block_edges, duplicate_problems, sort_rows
+from training.data.rows import SortedRows, duplicate_problems, sort_rows
 from training.data.splits import training_rows
 from training.data.steps import Frequency
 from training.data.store import Panel, Storage
-from training.data.timestamps import as_times, wall_clock
-from training.errors import MAX_SHOWN, DataError, Problem
+from training.data.target import GridTarget, allocate, fill_target, store_target, target_notes
+from training.data.timestamps import wall_clock
+from training.errors import DataError, Problem
 
 if TYPE_CHECKING:
+    from training.data.gathered import GatheredRows
     from training.data.mapping import Watch
 
 __all__ = ["AS_GIVEN", "MEMMAP_THRESHOLD_BYTES", "Panel", "build_panel", "load_panel"]
@@ -123,20 +127,22 @@ def build_panel(
     has_future = rows.arrange(frame[list(futr_exog)].notna().any(axis=1).to_numpy(bool)) if futr_exog else None
     grid = build_grid(rows, observed, has_future, frequency, horizon)
     train_end = training_rows(np.diff(grid.offsets), horizon, config.val_size, config.test_size)
-    resolved = columns or resolve_columns(frame, config, rows, grid, train_end)
+    resolved, newest = columns or resolve_columns(frame, config, rows, grid, train_end), int(rows.stamps.max())
     if columns is None:
-        longest = int(np.diff(grid.offsets).max())
-        holidays = read_holidays(config.holidays, frequency, int(grid.starts.min()), int(rows.stamps.max()))
-        calendar_names = (*choose_calendar(config.calendar, frequency, longest), *holiday_features(holidays))
-        resolved = resolved.model_copy(update={"calendar": calendar_names, "holidays": holidays})
+        resolved = _with_calendar(resolved, config, frequency, grid.offsets, grid.starts, newest)
     validate_calendar(resolved.calendar, resolved.holidays)
 
     num_channels = len(resolved.past_features) - len(resolved.calendar)
     size = grid.num_rows * (5 + 4 * num_channels)
     storage = Storage() if size > memmap_threshold_bytes else None
-    store, seen = _store_target(grid, rows, values, storage)
-    notes += _target_notes(grid, rows, store, seen)
-    filled = _apply_fill(config.fill, store, seen, grid, rows, frequency, notes)
+    store, seen = store_target(grid, rows, values, storage)
+    ids = tuple(rows.ids[i] for i in grid.series)
+    target = GridTarget(
+        ids, grid.offsets, grid.starts, grid.dropped, grid.num_trimmed, frequency, rows.time_kind, rows.timezone, newest,
+        store, seen, storage,
+    )  # fmt: skip
+    notes += target_notes(target)
+    filled = fill_target(target, config.fill, notes)
     channels = build_channels(
         frame,
         resolved,
@@ -144,17 +150,82 @@ def build_panel(
         grid,
         train_end,
         covariate_fill,
-        _allocate(storage, "covariates", (grid.num_rows, num_channels), np.float32),
+        allocate(storage, "covariates", (grid.num_rows, num_channels), np.float32),
     )
     static, static_notes = build_static(frame, resolved, rows, grid, fill_static)
+    notes = [*frame.attrs.get("gradcast", {}).get("notes", ()), *notes, *channels.notes, *static_notes]
+    return _join(target, filled, channels, static, resolved, config, horizon, columns is not None, notes)
+
+
+def build_regular_panel(
+    rows: GatheredRows, config: DataConfig, columns: Columns | None = None, horizon: int = 0
+) -> Panel | None:
+    """The panel of rows that lie on a regular grid already, without a frame of them: the same as `build_panel` makes.
+
+    Args:
+        rows: Columns of a parquet file.
+        config: As in `build_panel`.
+        columns: As in `build_panel`.
+        horizon: As in `build_panel`.
+
+    Returns:
+        None where the rows are not proven to lie so, or have covariates; then the array of `y` is as it was.
+
+    Raises:
+        DataError: As `build_panel`.
+    """
+    names = columns or config
+    has_covariates = bool(names.futr_exog or names.hist_exog or names.stat_exog or (columns and columns.series))
+    if has_covariates or config.irregular == "resample":
+        return None
+    target = find_regular(rows, config.freq, MEMMAP_THRESHOLD_BYTES // 5)
+    if target is None:
+        return None
+    resolved = columns or _with_calendar(Columns(), config, target.frequency, target.offsets, target.starts, target.newest)
+    validate_calendar(resolved.calendar, resolved.holidays)
+    notes = target_notes(target)
+    filled = fill_target(target, config.fill, notes)
+    static = np.zeros((len(target.ids), 0), np.float32)
+    channels = no_channels(len(target.ids), len(target.values))
+    return _join(target, filled, channels, static, resolved, config, horizon, columns is not None, notes)
+
+
+def _with_calendar(
+    columns: Columns,
+    config: DataConfig,
+    frequency: Frequency,
+    offsets: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    newest: int,
+) -> Columns:
+    """The columns with the calendar features that the data asks for."""
+    holidays = read_holidays(config.holidays, frequency, int(starts.min()), newest)
+    names = (*choose_calendar(config.calendar, frequency, int(np.diff(offsets).max())), *holiday_features(holidays))
+    return columns.model_copy(update={"calendar": names, "holidays": holidays})
+
+
+def _join(
+    target: GridTarget,
+    filled: NDArray[np.bool_] | None,
+    channels: Channels,
+    static: NDArray[np.float32],
+    columns: Columns,
+    config: DataConfig,
+    horizon: int,
+    is_known: bool,
+    notes: Sequence[str],
+) -> Panel:
+    """The panel of its parts, with what depends on all of them: calendar and season."""
+    frequency, lengths = target.frequency, np.diff(target.offsets)
+    train_end = training_rows(lengths, horizon, config.val_size, config.test_size)
     calendar, calendar_start = build_calendar(
-        resolved.calendar, frequency, grid.starts, np.diff(grid.offsets), horizon, rows.timezone, resolved.holidays
+        columns.calendar, frequency, target.starts, lengths, horizon, target.timezone, columns.holidays
     )
     return Panel(
-        ids=tuple(rows.ids[i] for i in grid.series),
-        offsets=grid.offsets,
-        values=store,
-        observed=seen,
+        ids=target.ids,
+        offsets=target.offsets,
+        values=target.values,
+        observed=target.observed,
         filled=filled,
         fill=config.fill,
         covariates=channels.covariates,
@@ -165,15 +236,15 @@ def build_panel(
         calendar=calendar,
         calendar_start=calendar_start,
         horizon=horizon,
-        starts=grid.starts if rows.time_kind == "integer" else grid.starts.view("M8[us]"),
+        starts=target.starts if target.time_kind == "integer" else target.starts.view("M8[us]"),
         freq=frequency.alias,
-        season_length=_season_length(config, columns, frequency, store, seen, grid, train_end),
-        time_kind=rows.time_kind,
-        timezone=rows.timezone,
-        columns=resolved,
+        season_length=_season_length(config, is_known, target, train_end),
+        time_kind=target.time_kind,
+        timezone=target.timezone,
+        columns=columns,
         target=config.target_col,
-        notes=(*frame.attrs.get("gradcast", {}).get("notes", ()), *notes, *channels.notes, *static_notes),
-        storage=storage,
+        notes=tuple(notes),
+        storage=target.storage,
     )
 
 
@@ -215,99 +286,9 @@ def _is_number(values: NDArray[np.floating]) -> NDArray[np.bool_]:
     return ~np.isnan(values)
 
 
-def _allocate(storage: Storage | None, name: str, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
-    if storage is None or 0 in shape:
-        return np.empty(shape, dtype)
-    return np.memmap(storage.directory / name, dtype, "w+", shape=shape)
-
-
-def _store_target(
-    grid: Grid, rows: SortedRows, values: NDArray[np.floating], storage: Storage | None
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Copy the target into the store, block by block so that no second copy of it ever exists."""
-    store = _allocate(storage, "values", (grid.num_rows,), np.float32)
-    observed = _allocate(storage, "observed", (grid.num_rows,), np.bool_)
-    for start, stop in block_edges(grid.num_rows):
-        source = slice(start, stop) if grid.source is None else grid.source[start:stop]
-        row = source if rows.order is None else rows.order[source]
-        block = values[row].astype(np.float32)
-        if grid.source is not None:
-            block[grid.source[start:stop] < 0] = np.nan
-        np.logical_not(np.isnan(block), out=observed[start:stop])
-        store[start:stop] = np.nan_to_num(block, copy=False)
-    return store, observed
-
-
-def _target_notes(grid: Grid, rows: SortedRows, values: NDArray[np.float32], observed: NDArray[np.bool_]) -> list[str]:
-    notes = []
-    if grid.dropped:
-        notes.append(f"{len(grid.dropped)} series without any value left out: {_some(grid.dropped)}")
-    lowest = np.minimum.reduceat(values, grid.offsets[:-1])
-    flat = (lowest == np.maximum.reduceat(values, grid.offsets[:-1])) & (np.diff(grid.offsets) > 1)
-    constant = tuple(rows.ids[grid.series[i]] for i in np.flatnonzero(flat))
-    if constant:
-        notes.append(f"{len(constant)} series constant: {_some(constant)}")
-    if grid.num_trimmed:
-        notes.append(f"{grid.num_trimmed:,} rows before the first or after the last value of their series left out")
-    num_missing = int(len(observed) - np.count_nonzero(observed))
-    if num_missing:
-        notes.append(f"{num_missing:,} of {len(observed):,} steps have no value of y")
-    return notes
-
-
-def _some(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return ", ".join(repr(name) for name in names[:MAX_SHOWN]) + more
-
-
-_FILL_SAYS = {
-    "ffill": "filled with the value before, as context only",
-    "linear": "interpolated, as context only and never with values after a cutoff",
-    "zero": "taken as 0",
-}
-
-
-def _apply_fill(
-    policy: FillPolicy,
-    values: NDArray[np.float32],
-    observed: NDArray[np.bool_],
-    grid: Grid,
-    rows: SortedRows,
-    frequency: Frequency,
-    notes: list[str],
-) -> NDArray[np.bool_] | None:
-    num_missing = int(len(observed) - np.count_nonzero(observed))
-    if num_missing and policy == "error":
-        raise DataError(_missing_problems(observed, grid, rows, frequency))
-    if num_missing and policy in _FILL_SAYS:
-        notes.append(f"data.fill: {num_missing:,} missing values of y {_FILL_SAYS[policy]}")
-    return fill_missing(values, observed, grid.offsets, policy)
-
-
-def _missing_problems(observed: NDArray[np.bool_], grid: Grid, rows: SortedRows, frequency: Frequency) -> list[Problem]:
-    problems = []
-    for i, (start, stop) in enumerate(zip(grid.offsets[:-1], grid.offsets[1:], strict=True)):
-        missing = np.flatnonzero(~observed[start:stop])
-        if len(missing):
-            stamp = frequency.range(int(grid.starts[i]), int(missing[0]), int(missing[0]) + 1)
-            when = as_times(stamp, rows.time_kind, rows.timezone)[0]
-            message = f"{len(missing)} of {stop - start} steps have no value, first {when}."
-            remedy = "Bring the values, or set data.fill to mask, ffill, linear or zero."
-            problems.append(Problem("target_missing", f"series {rows.ids[grid.series[i]]!r}", message, remedy))
-    return problems
-
-
-def _season_length(
-    config: DataConfig,
-    columns: Columns | None,
-    frequency: Frequency,
-    values: NDArray[np.float32],
-    observed: NDArray[np.bool_],
-    grid: Grid,
-    train_end: NDArray[np.int64],
-) -> int:
+def _season_length(config: DataConfig, is_known: bool, target: GridTarget, train_end: NDArray[np.int64]) -> int:
     if config.season_length is not None:
         return config.season_length
-    if columns is not None:
-        return default_season_length(frequency)
-    return estimate_season_length(frequency, values, observed, grid.offsets, train_end)
+    if is_known:
+        return default_season_length(target.frequency)
+    return estimate_season_length(target.frequency, target.values, target.observed, target.offsets, train_end)

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from training.config import DataConfig
 from training.data.dialect import unreadable
+from training.data.gathered import GatheredRows
 from training.data.layout import Layout
-from training.data.parquet import BATCH_ROWS, collect, damaged, read_parquet_sample, text_columns
+from training.data.parquet import BATCH_ROWS, damaged, gather, read_parquet_sample, text_columns
 from training.data.parquet_pages import validate_unpacked
-from training.data.readers import frame_of_columns, needed_columns, parquet_layout
+from training.data.readers import needed_columns, parquet_layout
 from training.errors import DataError, Problem
 
 SUFFIXES = (".parquet", ".pq", ".parq")
@@ -195,12 +196,17 @@ class ParquetTable:
         except (pa.ArrowException, OSError) as error:
             raise damaged(source.path, error) from None
 
-    def read(self, pieces: Sequence[Piece]) -> pd.DataFrame:
-        """Rows as a frame, as `training.data.readers.read_frame` describes it."""
+    def gather(self, pieces: Sequence[Piece]) -> GatheredRows:
+        """Rows column by column."""
         batches = (batch for piece in pieces for batch in self.batches(piece))
         ids = [self.layout.id_col] if self.layout.id_col is not None else []
-        columns = collect(batches, self.fields, sum(piece.stop - piece.start for piece in pieces), ids)
-        return frame_of_columns(columns, self.layout, self.path, self.config, self.id_hint)
+        num_rows = sum(piece.stop - piece.start for piece in pieces)
+        columns = gather(batches, self.fields, num_rows, ids)
+        return GatheredRows(columns, num_rows, self.layout, self.path, self.config, self.id_hint)
+
+    def read(self, pieces: Sequence[Piece]) -> pd.DataFrame:
+        """Rows as a frame, as `training.data.readers.read_frame` describes it."""
+        return self.gather(pieces).frame()
 
     def _with_keys(self, batch: pa.RecordBatch, index: int, wanted: Sequence[str]) -> pa.RecordBatch:
         columns = [
@@ -248,7 +254,9 @@ def sample_folder(folder: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
 
 
 def _sample(files: Sequence[SourceFile]) -> tuple[tuple[str, ...], pd.DataFrame]:
-    names, head = read_parquet_sample(files[0].path)
+    # What a file unpacks to is found with its edges, which are kept; once is enough.
+    is_validated = len(files[0].edges) > 0
+    names, head = read_parquet_sample(files[0].path, is_validated)
     for key in files[0].keys:
         if key not in head.columns:
             head[key] = _typed([file.keys[key] for file in files])[0].as_py()

@@ -274,5 +274,9 @@ def _frame_without_copy(columns: dict[str, Any], layout: Layout, path: Path, con
 
 
 def _one_name(count: int, layout: Layout, path: Path) -> pd.Categorical:
-    name = layout.target_col if layout.target_col not in (None, "y") else path.name.split(".")[0]
-    return pd.Categorical.from_codes(np.zeros(count, np.int8), pd.Index([name], dtype="str"))
+    return pd.Categorical.from_codes(np.zeros(count, np.int8), pd.Index([single_name(layout, path)], dtype="str"))
+
+
+def single_name(layout: Layout, path: Path) -> str:
+    """What the series of a file without names of series is called: by its target, or by the file."""
+    return layout.target_col if layout.target_col not in (None, "y") else path.name.split(".")[0]

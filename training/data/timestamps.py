@@ -126,10 +126,18 @@ def _from_numbers(column: pd.Series, name: str) -> ParsedTimes:
     )
 
 
+_SECONDS, _YEARS, _DIGITS = (10**9, 5 * 10**9 - 1), (1500, 2200), (1600_01_01, 2200_12_31)
+
+
+def only_counts(least: int, greatest: int) -> bool:
+    """Whether integers from `least` to `greatest` are nothing but numbers of steps: no seconds, years or dates in digits."""
+    return not any(low <= least and greatest <= high for low, high in (_SECONDS, _YEARS, _DIGITS))
+
+
 def _integer_notes(stamps: NDArray[np.int64], name: str) -> tuple[str, ...]:
-    if len(stamps) and stamps.min() >= 10**9 and stamps.max() < 5 * 10**9:
+    if len(stamps) and stamps.min() >= _SECONDS[0] and stamps.max() <= _SECONDS[1]:
         return (f"{name} looks like seconds since 1970 and is read as integer time; write dates for calendar features",)
-    if len(stamps) > 1 and stamps.min() >= 1500 and stamps.max() <= 2200:
+    if len(stamps) > 1 and stamps.min() >= _YEARS[0] and stamps.max() <= _YEARS[1]:
         return (f"{name} looks like years and is read as integer time; write 1990-01-01 for dates",)
     return ()
 
@@ -137,7 +145,7 @@ def _integer_notes(stamps: NDArray[np.int64], name: str) -> tuple[str, ...]:
 def _dates_in_digits(stamps: NDArray[np.int64], bad: NDArray[np.bool_], name: str) -> ParsedTimes | None:
     """Read 20190131 as a date, if every number is one."""
     good = stamps[~bad]
-    if len(good) < 2 or good.min() < 1600_01_01 or good.max() > 2200_12_31:
+    if len(good) < 2 or good.min() < _DIGITS[0] or good.max() > _DIGITS[1]:
         return None
     days = pd.to_datetime(pd.Series(good.astype(str)), format="%Y%m%d", errors="coerce")
     if days.isna().any():
