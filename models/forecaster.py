@@ -153,10 +153,10 @@ class Forecaster(nn.Module, ABC):
         """
         self._validate_shapes(inputs)
         window = self.scaler(inputs.context, inputs.observed_mask)
-        static = (inputs.static_covariates - self.static_loc) / self.static_scale
+        static = _standardise(inputs.static_covariates, self.static_loc, self.static_scale)
         standardised = inputs._replace(
             context=window.scaled,
-            past_covariates=(inputs.past_covariates - self.past_loc) / self.past_scale,
+            past_covariates=_standardise(inputs.past_covariates, self.past_loc, self.past_scale),
             future_covariates=self._standardise_future(inputs.future_covariates),
             static_covariates=static if self.series_embedding is None else self.series_embedding(static),
         )
@@ -172,7 +172,7 @@ class Forecaster(nn.Module, ABC):
 
     def _standardise_future(self, future: Float[Tensor, "B H F"]) -> Float[Tensor, "B H F"]:
         channels = self.config.num_future_covariates
-        return (future - self.past_loc[:channels]) / self.past_scale[:channels]
+        return _standardise(future, self.past_loc[:channels], self.past_scale[:channels])
 
     def _validate_shapes(self, inputs: ForecastInputs) -> None:
         config, batch = self.config, inputs.context.shape[0]
@@ -211,8 +211,19 @@ class RecurrentForecaster(Forecaster):
         return {f"{self.config.cell}.{index}": layer for index, layer in enumerate(self.encoder.layers)}
 
 
+def _standardise(
+    values: Float[Tensor, "*shape K"], loc: Float[Tensor, " K"], scale: Float[Tensor, " K"]
+) -> Float[Tensor, "*shape K"]:
+    # For one window, work on nothing takes as long as work on something.
+    return (values - loc) / scale if values.shape[-1] else values
+
+
 def step_channels(inputs: ForecastInputs) -> Float[Tensor, "B L C"]:
     """Channels per context step: scaled y, whether it was observed, past and static covariates."""
     observed = inputs.observed_mask.to(inputs.context.dtype)
-    static = inputs.static_covariates[:, None].expand(-1, inputs.context.shape[1], -1)
-    return torch.cat((inputs.context[..., None], observed[..., None], inputs.past_covariates, static), dim=-1)
+    channels = [inputs.context[..., None], observed[..., None]]
+    if inputs.past_covariates.shape[-1]:
+        channels.append(inputs.past_covariates)
+    if inputs.static_covariates.shape[-1]:
+        channels.append(inputs.static_covariates[:, None].expand(-1, inputs.context.shape[1], -1))
+    return torch.cat(channels, dim=-1)

@@ -96,15 +96,20 @@ def _floored(spread: Float[Tensor, "B 1"], context: Float[Tensor, "B L"]) -> Flo
 
 
 def _mean(values: Float[Tensor, "B L"], observed: Float[Tensor, "B L"]) -> Float[Tensor, "B 1"]:
-    return (values * observed).sum(dim=1, keepdim=True) / observed.sum(dim=1, keepdim=True).clamp(min=1.0)
+    return (values * observed).sum(dim=1, keepdim=True) / _count(observed)
+
+
+def _count(observed: Float[Tensor, "B L"]) -> Float[Tensor, "B 1"]:
+    return observed.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
 def _mean_and_deviation(
     context: Float[Tensor, "B L"], observed: Float[Tensor, "B L"]
 ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "B 1"]]:
-    mean = _mean(context, observed)
+    count = _count(observed)
+    mean = (context * observed).sum(dim=1, keepdim=True) / count
     # Two passes: the one-pass formula loses all digits when the level is far from zero.
-    return mean, _mean((context - mean).square(), observed).sqrt()
+    return mean, (((context - mean).square() * observed).sum(dim=1, keepdim=True) / count).sqrt()
 
 
 @final

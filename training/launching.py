@@ -5,6 +5,7 @@ A process started here gets the same environment variables that torchrun gives, 
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -18,8 +19,12 @@ from torch import distributed
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # documented, not in __all__
 
 from training.errors import ConfigurationError, Problem, WorkerLostError
+from training.exchange import LOST
 from training.following import releasing
-from training.team import ALONE, LOST, ProcessTeam, Team
+from training.shared_exchange import Segment, SharedExchange
+from training.team import ALONE, ProcessTeam, Team
+
+logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
@@ -29,6 +34,8 @@ FOLLOW = ("-P", "-m", "training", "train", "--launcher", "torchrun")  # -P: a fo
 SILENCE = timedelta(hours=6)
 END_SECONDS, LOST_SECONDS = 10.0, 2.0
 POLL_SECONDS = 0.02
+# The inherited descriptor of a team's shared memory; torchrun sets none.
+MEMORY = "GRADCAST_TEAM_MEMORY"
 
 
 @contextmanager
@@ -49,15 +56,16 @@ def open_team(size: int) -> Iterator[Team]:
         return
     store = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
     os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK_INTERFACE
-    processes = [_start(rank, size, store.port) for rank in range(1, size)]
-    try:
-        _wait_for_all(store, processes)
-        with _joined(store, 0, size) as team:
-            yield team
-    except WorkerLostError:
-        raise _told(processes) from None
-    finally:
-        _end(processes)
+    with _shared_memory(size) as segment:
+        processes = [_start(rank, size, store.port, segment) for rank in range(1, size)]
+        try:
+            _wait_for_all(store, processes)
+            with _joined(store, 0, size, segment) as team:
+                yield team
+        except WorkerLostError:
+            raise _told(processes) from None
+        finally:
+            _end(processes)
 
 
 @contextmanager
@@ -77,12 +85,29 @@ def join_team() -> Iterator[Team]:
     is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, is_master=is_host, wait_for_workers=False)
-    with _joined(store, rank, size) as team:
+    descriptor = os.environ.pop(MEMORY, None)
+    segment = None if descriptor is None else Segment(int(descriptor), size)
+    with _joined(store, rank, size, segment) as team:
         yield team
 
 
 @contextmanager
-def _joined(store: Store, rank: int, size: int) -> Iterator[Team]:
+def _shared_memory(size: int) -> Iterator[Segment | None]:
+    """Memory for the gradients of a team on this machine; none, and said aloud, where the system has none."""
+    try:
+        segment = Segment.create(size)
+    except OSError as error:
+        logger.warning("no shared memory between the workers (%s): gradients go through sockets", error)
+        yield None
+        return
+    try:
+        yield segment
+    finally:
+        segment.close()
+
+
+@contextmanager
+def _joined(store: Store, rank: int, size: int, segment: Segment | None) -> Iterator[Team]:
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
@@ -90,25 +115,30 @@ def _joined(store: Store, rank: int, size: int) -> Iterator[Team]:
     # Processes beat threads; several of both wait for each other. fit.num_threads, if set, has the last word.
     torch.set_num_threads(1)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    # Before the processes are connected: then each finds the numbers of all others in the memory.
+    exchange = None if segment is None else SharedExchange(segment, rank)
     store.set(f"joined/{rank}", "")
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if has_gpu else "gloo", rank=rank, world_size=size, timeout=SILENCE,
         store=PrefixStore(f"gradcast/{attempt}", store),
     )  # fmt: skip
-    team = ProcessTeam(rank, size)
+    team = ProcessTeam(rank, size, exchange)
     try:
         with releasing(team):
             yield team
     finally:
+        team.close()
         distributed.destroy_process_group()
         torch.set_num_threads(threads)
 
 
-def _start(rank: int, size: int, port: int) -> subprocess.Popen[bytes]:
+def _start(rank: int, size: int, port: int, segment: Segment | None) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")}
     environment |= _place(rank, size, port)
-    command = [sys.executable, *FOLLOW]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # noqa: S603  our own command
+    inherited = [] if segment is None else [segment.descriptor]
+    environment |= {MEMORY: str(segment.descriptor)} if segment else {}
+    command, nothing = [sys.executable, *FOLLOW], subprocess.DEVNULL
+    return subprocess.Popen(command, env=environment, stdin=nothing, stdout=nothing, pass_fds=inherited)  # noqa: S603  our own command
 
 
 def _place(rank: int, size: int, port: int) -> Mapping[str, str]:

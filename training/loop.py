@@ -174,7 +174,7 @@ def train_step(
     loss = team.average_(loss, batch.target_mask.sum(), gradient_norms.parameters)
     norms = gradient_norms.measure()
     total = total_norm(norms)
-    if not bool(torch.isfinite(loss + total)):
+    if not math.isfinite(loss + total):
         _raise_non_finite(loss, gradient_norms, norms, step)
     clip = clip_(gradient_norms.parameters, total, fit.max_grad_norm) if fit.max_grad_norm else torch.ones_like(total)
     optimizer.step()

@@ -7,19 +7,19 @@ the whole batch. What is measured, clipped and applied is that sum: every proces
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
 
-from training.errors import WorkerLostError
+from training.exchange import CollectiveExchange, Exchange, complete
 
 # Keeps the random numbers of neighbouring steps and workers apart (the golden ratio's share of 2^64, Knuth vol. 3, 6.4).
 _SPREAD = 0x9E3779B97F4A7C15
-LOST = ("worker team", "complete", "without one of its processes", "Continue from the last checkpoint: add --resume.")
+# After the gradients: loss times weight, weight, wishes to stop.
+_NUM_ENDS = 3
 
 
 class Team(ABC):
@@ -111,38 +111,57 @@ class ProcessTeam(Team):
     Args:
         rank: Position of this process.
         size: Number of processes.
+        exchange: How gradients are summed; everything else goes through `torch.distributed`.
     """
 
-    def __init__(self, rank: int, size: int) -> None:
+    def __init__(self, rank: int, size: int, exchange: Exchange | None = None) -> None:
         self.rank, self.size = rank, size
+        self._exchange = exchange or CollectiveExchange()
+        # Where there is no GPU, torch.manual_seed spends most of its time on noting the seed for when there will be one.
+        self._seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+        self._parameters: Sequence[nn.Parameter] = ()
+        self._bucket = torch.empty(0)
+        self._one, self._zeros, self._views = self._bucket, list[Tensor](), list[Tensor]()
         self._wishes_stop = False
         self._stops = False
 
     def seed(self, seed: int, step: int) -> None:
         """By seed, step and rank: a checkpoint then needs no state of any process but the leader's."""
-        torch.manual_seed((seed + _SPREAD * (step * self.size + self.rank)) % 2**63)
+        self._seed((seed + _SPREAD * (step * self.size + self.rank)) % 2**63)
 
     def average_(self, loss: Float[Tensor, ""], num_targets: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-        """One all-reduce of one flat bucket; afterwards the gradients are views of it."""
-        gradients = [parameter.grad if parameter.grad is not None else torch.zeros_like(parameter) for parameter in parameters]
-        weight = num_targets.to(gradients[0].dtype)
-        stop = torch.full_like(weight, self._wishes_stop)
-        ends = torch.stack((loss.detach().to(weight) * weight, weight, stop))
-        bucket = torch.cat([*(gradient.reshape(-1) for gradient in gradients), ends])
-        bucket[: -len(ends)].mul_(weight)
-        with _complete():
-            distributed.all_reduce(bucket)
-        self._stops = bool(bucket[-1] > 0)
-        bucket[:-2].div_(bucket[-2].clamp(min=1.0))
-        parts = bucket[: -len(ends)].split([gradient.numel() for gradient in gradients])
-        for parameter, part in zip(parameters, parts, strict=True):
-            if parameter.grad is not None:
-                parameter.grad = part.view_as(parameter)
-        return bucket[-3]
+        """One sum of one flat bucket; afterwards the gradients are views of it, until the next."""
+        gradients = [parameter.grad for parameter in parameters]
+        if parameters is not self._parameters:
+            self._lay_out(parameters)
+        bucket, part = self._bucket, self._exchange.part(self._bucket)
+        flat = [(zero if own is None else own).reshape(-1) for own, zero in zip(gradients, self._zeros, strict=True)]
+        # The weight is that of the one at the end; the wish is of all processes, those without targets too.
+        torch.mul(torch.cat([*flat, loss.detach().to(bucket.dtype).reshape(1), self._one]), num_targets, out=part[:-1])
+        part[-1:].fill_(self._wishes_stop)
+        self._exchange.sum_(bucket)
+        _, weight, stop = bucket[-_NUM_ENDS:].tolist()
+        self._stops = stop > 0
+        bucket[:-2].div_(max(weight, 1.0))
+        for parameter, own, view in zip(parameters, gradients, self._views, strict=True):
+            if own is not None:
+                parameter.grad = view
+        return bucket[-_NUM_ENDS].clone()
+
+    def _lay_out(self, parameters: Sequence[nn.Parameter]) -> None:
+        """One bucket for all steps of a fit: memory that is written anew at every step would be cold each time."""
+        sizes = [parameter.numel() for parameter in parameters]
+        self._parameters, self._bucket = parameters, parameters[0].detach().new_empty(sum(sizes) + _NUM_ENDS)
+        self._one, parts = self._bucket.new_ones(1), self._bucket[:-_NUM_ENDS].split(sizes)
+        self._views = [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
+        self._zeros = [self._one.new_zeros(()).expand_as(parameter) for parameter in parameters]
+        if not self._exchange.reserve(self._bucket):
+            self._exchange.close()
+            self._exchange = CollectiveExchange()
 
     def total(self, part: Tensor) -> Tensor:
         """Sum of the processes' parts, in place."""
-        with _complete():
+        with complete():
             distributed.all_reduce(part)
         return part
 
@@ -159,7 +178,7 @@ class ProcessTeam(Team):
     def broadcast(self, content: bytes = b"") -> bytes:
         """Length, then content."""
         length = torch.tensor([len(content)])
-        with _complete():
+        with complete():
             distributed.broadcast(length, src=0)
             buffer = torch.empty(int(length), dtype=torch.uint8)
             if self.is_leader and content:
@@ -168,11 +187,6 @@ class ProcessTeam(Team):
                 distributed.broadcast(buffer, src=0)
         return buffer.numpy().tobytes()
 
-
-@contextmanager
-def _complete() -> Iterator[None]:
-    """A collective operation, in which a lost process shows as a runtime error of its connection."""
-    try:
-        yield
-    except RuntimeError:
-        raise WorkerLostError(*LOST) from None
+    def close(self) -> None:
+        """Take part in nothing more."""
+        self._exchange.close()

@@ -2,9 +2,9 @@
 
 Three things cost more than the recurrence when one window is asked for: the interpreter between some sixty small operations,
 matrix products that take another code path (and round differently) below a few rows, and repeating rows to avoid that.
-So the network is traced once when it is loaded, its two-dimensional products get rows of zeros as company, and the number
-of rows below which bits would still change is measured instead of assumed. Whatever cannot be traced, or comes out with one bit
-different, is served as it is.
+So the network is traced once when it is loaded, its two-dimensional products get rows of zeros as company, its LSTM layers
+are called without torch's preparations (`app.services.fused_lstm`), and the number of rows below which bits would still change is
+measured instead of assumed. Whatever cannot be traced, or comes out with one bit different, is served as it is.
 
 torch never gives back what a trace took, some megabytes. So a graph is made once per architecture, with the weights among its
 inputs, and the versions of a model share it.
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from app.services.fused_lstm import fuse_lstm
 from models.forecaster import Forecaster, ForecastInputs
 
 logger = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ class ServingNetwork:
         self.is_traced = False
         with torch.inference_mode():
             probe = _probe_inputs(forecaster, self._dtype)
-            traced = _trace(forecaster, probe)
-            if traced is not None and all(_are_equal(traced, _plain(_stable(forecaster)), part) for part in _parts(probe)):
+            traced = _fastest(forecaster, probe)
+            if traced is not None:
                 self._network, self.is_traced = traced, True
             self.min_windows = self._measure_min_windows(probe)
             self.seconds = self._measure_seconds(probe)
@@ -86,8 +87,8 @@ class ServingNetwork:
             inputs = ForecastInputs(*(tensor[rows] for tensor in inputs))
         if self._dtype is not torch.float32:
             inputs = ForecastInputs(*(t if t.dtype is torch.bool else t.to(self._dtype) for t in inputs))
-        quantiles: NDArray[np.float32] = self._network(*inputs)[:num_windows].float().numpy()
-        return quantiles
+        quantiles: NDArray[np.float32] = self._network(*inputs).float().numpy()
+        return quantiles[:num_windows]
 
     def _measure_seconds(self, probe: ForecastInputs) -> float:
         window, spent = _rows(probe, 0, 1), []
@@ -146,9 +147,21 @@ def _stable(forecaster: Forecaster) -> Forecaster:
     return stable.eval()
 
 
+def _fastest(forecaster: Forecaster, probe: ForecastInputs) -> Traced | None:
+    """The first of the forms, quickest first, that can be traced and gives the same bits."""
+    expected = _plain(_stable(forecaster))
+    fused = _stable(forecaster)
+    forms = [fused, _stable(forecaster)] if fuse_lstm(fused) else [fused]
+    for form in forms:
+        traced = _trace(form, probe)
+        if traced is not None and all(_are_equal(traced, expected, part) for part in _parts(probe)):
+            return traced
+    return None
+
+
 def _trace(forecaster: Forecaster, probe: ForecastInputs) -> Traced | None:
     """The forward pass as one graph; None if torch cannot, or no longer, do that."""
-    network = _plain(_stable(forecaster))
+    network = _plain(forecaster)
     weights = tuple(tensor for _, _, tensor in _tensors(network))
     shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in weights]
     key = f"{type(forecaster).__name__} {forecaster.config.model_dump_json()} {shapes}"

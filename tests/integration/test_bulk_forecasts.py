@@ -22,10 +22,9 @@ from models.bundle import Bundle, BundleManifest, load_bundle, save_bundle
 from models.columns import Columns
 from models.config import GRUConfig
 from models.registry import build_forecaster
-from training.bulk import run
-from training.bulk.crew import Crew
+from training.bulk.crew import Answer, Crew
 from training.bulk.parts import write_part
-from training.bulk.plan import DonePart, Manifest
+from training.bulk.plan import Manifest
 from training.bulk.run import BulkRequest, forecast_in_bulk
 from training.bulk.worker import open_plan
 from training.config import DataConfig
@@ -71,25 +70,23 @@ def recent(num_series: int = 23, seed: int = 0) -> pd.DataFrame:
 CONFIG = DataConfig(futr_exog=("promo",), hist_exog=("heat",), stat_exog=("region",))
 
 
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+class Here(Crew):
     """Parts are written here instead of in processes of their own, which take seconds to start."""
 
-    class Here(Crew):
-        def __init__(self, output: Path, size: int, lock: int) -> None:
-            super().__init__(output, 0, lock)
-            self.output = output
+    def __init__(self) -> None:
+        super().__init__(0)
 
-        def write(self, numbers: Sequence[int], on_done: Callable[[DonePart], None]) -> None:
-            plan, model, table = open_plan(self.output)
-            for number in numbers:
-                on_done(write_part(model, table, plan.parts[number], self.output, number))
+    def join(self, output: Path, lock: int) -> None:
+        self.output = output
 
-    monkeypatch.setattr(run, "Crew", Here)
+    def write(self, numbers: Sequence[int], on_done: Callable[[Answer], None]) -> None:
+        plan, model, table = open_plan(self.output)
+        for number in numbers:
+            on_done(write_part(model, table, plan.parts[number], self.output, number).model_dump(mode="json"))
 
 
 def forecast(bundle: Bundle, source: Path, output: Path, part_rows: int = 60, data: DataConfig = CONFIG) -> Manifest:
-    return forecast_in_bulk(bundle, BulkRequest(source, output, data, part_rows), CountProgress(quiet=True))
+    return forecast_in_bulk(bundle, BulkRequest(source, output, data, part_rows), Here(), CountProgress(quiet=True))
 
 
 def read(output: Path) -> pd.DataFrame:
@@ -105,7 +102,6 @@ def write_rows(folder: Path, frame: pd.DataFrame, edges: Sequence[int]) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("kind", ["one file", "cut anywhere", "by region", "by series", "by day", "shuffled"])
 def test_every_arrangement_of_files_gives_the_forecasts_of_one_table(tmp_path: Path, bundle: Bundle, kind: str) -> None:
     """Up to the rounding of other batches: rows may lie in one file or many, by partition, or anyhow."""
@@ -154,7 +150,6 @@ def test_cuts_lie_between_series_and_nowhere_else(tmp_path: Path) -> None:
     assert find_cuts(open_table(tmp_path / "apart.parquet", DataConfig()), 100) is None
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_bad_series_is_named_and_costs_the_others_nothing(tmp_path: Path, bundle: Bundle) -> None:
     """A repeated time, a series without a value: both named with what is wrong; all others are forecast."""
     frame = recent()
@@ -171,7 +166,6 @@ def test_a_bad_series_is_named_and_costs_the_others_nothing(tmp_path: Path, bund
     np.testing.assert_allclose(actual["mean"], expected["mean"], rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_covariate_never_seen_is_what_training_saw_on_average(tmp_path: Path, bundle: Bundle) -> None:
     """So that a series' forecast does not depend on which others share its part."""
     frame = recent()
@@ -183,7 +177,6 @@ def test_a_covariate_never_seen_is_what_training_saw_on_average(tmp_path: Path, 
     np.testing.assert_allclose(small["mean"], large["mean"], rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.usefixtures("in_process")
 def test_another_input_or_a_foreign_folder_is_refused(tmp_path: Path, bundle: Bundle) -> None:
     """What lies in the output folder is never mixed with another forecast, nor overwritten; the same again is done."""
     source, output = write_rows(tmp_path / "in", recent(), [0, 100, 368]), tmp_path / "out"
@@ -199,7 +192,6 @@ def test_another_input_or_a_foreign_folder_is_refused(tmp_path: Path, bundle: Bu
         forecast(bundle, source, tmp_path / "other")
 
 
-@pytest.mark.usefixtures("in_process")
 def test_files_with_other_columns_are_refused_by_name(tmp_path: Path, bundle: Bundle) -> None:
     """A column that a later file lacks, or holds as text, is named with the file."""
     source = write_rows(tmp_path / "in", recent(), [0, 100, 368])

@@ -66,6 +66,23 @@ def test_forecast_from_the_end_reads_the_known_future() -> None:
     assert not batch.target_mask.any()
 
 
+@pytest.mark.parametrize("futr_exog", [(), ("x",)])
+@pytest.mark.parametrize("fill", ["mask", "ffill"])
+def test_windows_at_the_end_are_the_same_in_any_company(futr_exog: tuple[str, ...], fill: str) -> None:
+    """Whether read as runs of memory or, because another window begins before its series, step by step."""
+    frame = pd.concat([
+        pd.DataFrame({"unique_id": f"s{i}", "ds": np.arange(n), "y": 100.0 * i + np.arange(n), "x": np.arange(n) ** 2.0})
+        for i, n in enumerate((9, 2, 12))
+    ])  # fmt: skip
+    frame.loc[(frame["ds"] == 6), "y"] = np.nan
+    store = WindowStore(build_panel(frame, DataConfig(freq="1", futr_exog=futr_exog, fill=fill)), 5, 3)
+    alone = store.gather(index(0, 2, 2), index(9, 12, 11))
+    company = store.gather(index(0, 2, 2, 1), index(9, 12, 11, 2))
+    for mine, shared in zip((*alone.inputs, *alone[1:]), (*company.inputs, *company[1:]), strict=True):
+        assert torch.equal(mine, shared[:3])
+    assert alone.target_mask.tolist() == [[False] * 3, [False] * 3, [True, False, False]]
+
+
 def test_tensors_share_memory_with_the_panel() -> None:
     """Nothing is copied on the CPU: the store sees a change of the panel's arrays."""
     panel = panel_of(20)

@@ -20,14 +20,31 @@ def test_the_mean_is_over_targets() -> None:
     assert losses(1.0, 2.0, 6.0).mean == pytest.approx(1.5)
 
 
-def test_a_window_more_than_the_standard_error_worse_is_clear() -> None:
-    """Differences 1, 2, 3: mean 2, standard error 1 / sqrt(3)."""
-    assert losses(2.0, 4.0, 6.0).is_clearly_above(losses(1.0, 2.0, 3.0), 3)
+def test_what_chance_hardly_explains_is_clear() -> None:
+    """Differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), so t = 3.46 with two degrees of freedom: 96.3 % < 97.5 %.
+    Differences 2, 3, 4: t = 5.20, 98.2 %.
+    """
+    other = losses(1.0, 2.0, 3.0)
+    assert not losses(2.0, 4.0, 6.0).is_clearly_above(other, 3)
+    assert losses(3.0, 5.0, 7.0).is_clearly_above(other, 3)
+
+
+def test_many_windows_need_two_standard_errors() -> None:
+    """A hundred differences 0 and 2: mean 1, deviation 1.005, t = 9.95; with two in a hundred of them, t = 1.42."""
+    level = [1.0] * 100
+    assert losses(*[1.0, 3.0] * 50).is_clearly_above(losses(*level), 100)
+    assert not losses(*[1.0] * 98, 3.0, 3.0).is_clearly_above(losses(*level), 100)
 
 
 def test_a_difference_within_the_standard_error_decides_nothing() -> None:
     """Differences -3, 0, 4: mean 1/3, standard error about 2."""
     assert not losses(1.0, 2.0, 8.0).is_clearly_above(losses(4.0, 2.0, 4.0), 3)
+
+
+def test_the_same_rise_everywhere_is_clear() -> None:
+    """Differences 1, 1: no standard error at all; differences 0, 0 are no rise."""
+    assert losses(2.0, 3.0).is_clearly_above(losses(1.0, 2.0), 2)
+    assert not losses(1.0, 2.0).is_clearly_above(losses(1.0, 2.0), 2)
 
 
 def test_lower_is_never_clearly_above() -> None:
@@ -44,14 +61,13 @@ def test_one_window_can_never_tell() -> None:
 
 
 def test_windows_that_overlap_count_once() -> None:
-    """Differences 0, 1, 2: mean 1, standard error 1 / sqrt(3) if all three say something of their own, 1 / sqrt(2) if two do."""
-    three, other = losses(1.0, 3.0, 5.0), losses(1.0, 2.0, 3.0)
+    """Differences 2, 3, 4: t = 5.20 of three windows that say something of their own, 4.24 with one degree of freedom of
+    two of them: 92.6 %.
+    """
+    three, other = losses(3.0, 5.0, 7.0), losses(1.0, 2.0, 3.0)
     assert three.is_clearly_above(other, 3)
-    assert three.is_clearly_above(other, 2)
+    assert not three.is_clearly_above(other, 2)
     assert not three.is_clearly_above(other, 1)
-    wide = losses(0.0, 4.0, 7.0)  # differences -1, 2, 4: mean 1.67, deviation 2.52
-    assert wide.is_clearly_above(other, 3)
-    assert not wide.is_clearly_above(other, 2)
 
 
 def test_of_every_series_the_windows_a_horizon_apart_are_separate() -> None:

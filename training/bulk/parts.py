@@ -105,6 +105,5 @@ def _to_batch(forecast: PanelForecast, columns: Sequence[str]) -> pa.RecordBatch
     names = pa.DictionaryArray.from_arrays(codes, pa.array(forecast.panel.ids, pa.string()))
     times = pa.array(forecast_times(forecast.panel, horizon))
     mean = interpolate_levels(forecast.quantiles, forecast.levels, (0.5,))
-    values = np.concatenate([mean, forecast.quantiles], axis=2).reshape(-1, len(columns) - 2)
-    numbers = [pa.array(np.ascontiguousarray(values[:, index])) for index in range(values.shape[1])]
-    return pa.RecordBatch.from_arrays([names.cast(pa.string()), times, *numbers], names=list(columns))
+    values = [pa.array(column.reshape(-1)) for column in (*np.moveaxis(mean, 2, 0), *np.moveaxis(forecast.quantiles, 2, 0))]
+    return pa.RecordBatch.from_arrays([names.cast(pa.string()), times, *values], names=list(columns))

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 from models.bundle import Bundle, manifest_hash
-from training.bulk.crew import Crew
+from training.bulk.crew import Answer, Crew
 from training.bulk.parts import column_names
 from training.bulk.plan import (
     DONE,
@@ -51,17 +51,15 @@ class BulkRequest:
         output: Folder for the forecasts.
         data: How the input is read.
         part_rows: Rows of the input per file of the output, about.
-        workers: Processes.
     """
 
     input: Path
     output: Path
     data: DataConfig
     part_rows: int = PART_ROWS
-    workers: int = 1
 
 
-def forecast_in_bulk(bundle: Bundle, request: BulkRequest, progress: CountProgress) -> Manifest:
+def forecast_in_bulk(bundle: Bundle, request: BulkRequest, crew: Crew, progress: CountProgress) -> Manifest:
     """Forecast every series of a table from its end, into a folder of parquet files.
 
     Started again after it ended early, it goes on with the parts that are missing.
@@ -69,6 +67,7 @@ def forecast_in_bulk(bundle: Bundle, request: BulkRequest, progress: CountProgre
     Args:
         bundle: The model.
         request: Input, output and how.
+        crew: The processes that do it.
         progress: What the user sees.
 
     Returns:
@@ -93,13 +92,13 @@ def forecast_in_bulk(bundle: Bundle, request: BulkRequest, progress: CountProgre
         if finished is not None:
             _validate_same(output, (finished.model, finished.input_fingerprint, finished.part_rows), expected)
             return finished
-        with Crew(output, request.workers, lock) as crew:
-            plan = read_plan(output)
-            if plan is None:
-                plan = _plan(bundle, table, request, progress)
-                write_document(output / PLAN, plan)
-            _validate_same(output, (plan.model, plan.input_fingerprint, plan.part_rows), expected)
-            done = _write_parts(output, plan, crew, progress)
+        crew.join(output, lock)
+        plan = read_plan(output)
+        if plan is None:
+            plan = _plan(bundle, table, request, progress)
+            write_document(output / PLAN, plan)
+        _validate_same(output, (plan.model, plan.input_fingerprint, plan.part_rows), expected)
+        done = _write_parts(output, plan, crew, progress)
         return _finish(output, plan, bundle, done)
     finally:
         os.close(lock)
@@ -167,9 +166,9 @@ def _write_parts(output: Path, plan: Plan, crew: Crew, progress: CountProgress) 
     progress.start("forecast", sum(rows.values()), "rows", sum(rows[part.name] for part in done.values()))
     guard = Lock()
 
-    def on_done(part: DonePart) -> None:
+    def on_done(part: Answer) -> None:
         with guard:
-            progress.advance(rows[part.name], series=part.num_series)
+            progress.advance(rows[part["name"]], series=part["num_series"])
 
     try:
         crew.write(missing, on_done)

@@ -1,4 +1,6 @@
-"""One of several processes of a bulk forecast: reads numbers of parts on stdin, writes the parts, says so on stdout.
+"""One of several processes of a bulk forecast: is given the output folder and numbers of parts, writes them, says so on stdout.
+
+What it is given comes through the socket that is its stdin: the folder's lock, the folder, and the numbers, one a line.
 
 It ends when its stdin does, whatever it is at: whoever started it is gone then, and the part is begun anew by the next.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -46,13 +48,14 @@ def describe_error(error: GradcastError | OSError) -> dict[str, Any]:
 
 def main() -> None:
     """Work until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the one that leads decides
     keep_freed_memory()
     pa.set_memory_pool(pa.system_memory_pool())  # two allocators would each keep what they freed
     torch.set_num_threads(1)
-    output = Path(sys.argv[1])
-    numbers = _numbers()
+    pa.set_cpu_count(1)
+    orders = _orders()
     try:
+        output = Path(json.loads(next(orders)))
+        numbers = map(int, orders)
         first = next(numbers)  # until then there may be no plan
         plan, bundle, table = open_plan(output)
         for number in chain([first], numbers):
@@ -61,12 +64,14 @@ def main() -> None:
         _say(describe_error(error))
 
 
-def _numbers() -> Iterator[int]:
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+def _orders() -> Iterator[str]:
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def listen() -> None:
-        for line in sys.stdin:
-            waiting.put(int(line))
+        with socket.socket(fileno=os.dup(sys.stdin.fileno())) as line, line.makefile("r", encoding="utf-8") as stream:
+            socket.recv_fds(line, 1, 1)  # stays open, and so the folder locked, until this process ends
+            for text in stream:
+                waiting.put(text)
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
@@ -77,7 +82,3 @@ def _numbers() -> Iterator[int]:
 def _say(document: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -102,18 +102,18 @@ def _is_bulk(options: argparse.Namespace) -> bool:
 
 
 def _run_in_bulk(options: argparse.Namespace) -> int:
-    from training.bulk.run import PART_ROWS, BulkRequest, forecast_in_bulk
-    from training.progress import CountProgress
+    from training.bulk.crew import Crew
+    from training.loading import loading
 
-    bundle = open_bundle(options)
-    request = BulkRequest(
-        input=Path(options.data),
-        output=options.output,
-        data=read_data_config(bundle, options),
-        part_rows=options.part_rows or PART_ROWS,
-        workers=options.workers or os.cpu_count() or 1,
-    )
-    manifest = forecast_in_bulk(bundle, request, CountProgress(options.quiet))
+    with Crew(options.workers or os.cpu_count() or 1) as crew:  # before what takes long to load is loaded here too
+        with loading():
+            from training.bulk.run import PART_ROWS, BulkRequest, forecast_in_bulk
+            from training.progress import CountProgress
+
+        bundle = open_bundle(options)
+        data = read_data_config(bundle, options)
+        request = BulkRequest(Path(options.data), options.output, data, options.part_rows or PART_ROWS)
+        manifest = forecast_in_bulk(bundle, request, crew, CountProgress(options.quiet))
     if options.json:
         print_json(manifest.model_dump(mode="json"))
     if not options.quiet:

@@ -66,7 +66,7 @@ class TimeColumn:
     def add(self, start: int, chunk: pa.Array) -> None:
         """Take the rows from `start` on."""
         self.runs.add(
-            start, _filled(chunk.cast(pa.timestamp("us", self.zone), safe=False).cast(pa.int64()), MISSING_TIME)
+            start, without_null(chunk.cast(pa.timestamp("us", self.zone), safe=False).cast(pa.int64()), MISSING_TIME)
         )
 
     def column(self) -> pd.DatetimeIndex | NDArray[Any]:
@@ -89,7 +89,7 @@ class IntegerColumn:
 
     def add(self, start: int, chunk: pa.Array) -> None:
         """Take the rows from `start` on."""
-        self.runs.add(start, _filled(chunk.cast(pa.int64(), safe=False), 0))
+        self.runs.add(start, without_null(chunk.cast(pa.int64(), safe=False), 0))
         if chunk.null_count:
             self.missing.append(np.flatnonzero(chunk.is_null().to_numpy(zero_copy_only=False)) + start)
 
@@ -123,7 +123,7 @@ class TextColumn:
             names = encoded.dictionary.to_pylist()
             codes = [-1 if name is None else self._known.setdefault(name, len(self._known)) for name in names]
             self._table = np.array([*codes, -1], np.int32)
-        self.runs.add(start, _filled(encoded.indices.cast(pa.int32()), len(self._table) - 1), self._table)
+        self.runs.add(start, without_null(encoded.indices.cast(pa.int32()), len(self._table) - 1), self._table)
 
     @property
     def names(self) -> list[str]:
@@ -167,9 +167,9 @@ def collector(name: str, kind: pa.DataType, num_rows: int, is_name: bool) -> Col
     raise DataError([Problem("column_type", f"column {name!r}", message, "Write one value per row.")])
 
 
-def _filled(integers: pa.Array, missing: int) -> NDArray[Any]:
-    """Integers without nulls; fill_null copies even where there is nothing to do."""
-    return np.asarray((pc.fill_null(integers, missing) if integers.null_count else integers).to_numpy())
+def without_null(integers: pa.Array, instead: int) -> NDArray[Any]:
+    """Integers, with another for those that are missing; fill_null copies even where there is nothing to do."""
+    return np.asarray((pc.fill_null(integers, instead) if integers.null_count else integers).to_numpy())
 
 
 def _as_text(value: object) -> str:

@@ -18,6 +18,7 @@ from training.errors import DataError
 
 BATCH_ROWS = 1 << 18
 _SAMPLE_ROWS = 200
+_MANY_TEXTS = 1 << 17
 _NAMELESS_INDEX = "__index_level_"
 
 

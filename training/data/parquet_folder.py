@@ -185,7 +185,8 @@ class ParquetTable:
         try:
             with _opened(source.path, text_columns({name: self.fields[name] for name in stored})) as file:
                 self._validate(source, file.schema_arrow)
-                for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=stored):
+                has_threads = len(stored) > 1 and pa.cpu_count() > 1  # else there is only another thread to wait for
+                for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=stored, use_threads=has_threads):
                     low, high = max(piece.start - position, 0), min(piece.stop - position, batch.num_rows)
                     position += batch.num_rows
                     if high > low:

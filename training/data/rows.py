@@ -159,7 +159,7 @@ def sort_rows(frame: pd.DataFrame) -> SortedRows:
 
 def _series_codes(column: pd.Series) -> tuple[NDArray[np.integer], list[str]]:
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return np.asarray(column.cat.codes), [str(name) for name in column.cat.categories]
+        return np.asarray(column.cat.codes), list(map(str, column.cat.categories.to_numpy(object)))
     codes, names = pd.factorize(column)
     return codes, [_as_name(name) for name in names]
 

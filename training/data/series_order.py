@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from training.data.collectors import without_null
 from training.data.parquet_folder import ParquetTable, Piece
 
 _FIRST_CHECK = 1 << 16
@@ -98,7 +99,7 @@ def _begun(starts: NDArray[np.int64], names: NDArray[np.uint64], last: np.uint64
 
 def _batch_runs(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     encoded = _encoded(column)
-    codes = pc.fill_null(encoded.indices.cast(pa.int32()), -1).to_numpy()
+    codes = without_null(encoded.indices.cast(pa.int32()), -1)
     starts = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
     # A row group's dictionary may hold many more names than these rows.
     return starts.astype(np.int64), hash_names(encoded.dictionary.take(encoded.indices.take(pa.array(starts))))
@@ -108,7 +109,7 @@ def coded(column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
     """Code of every row, and the hash of every code's name; the last code stands for a missing name."""
     encoded = _encoded(column)
     hashes = np.append(hash_names(encoded.dictionary), np.uint64(0))
-    return pc.fill_null(encoded.indices.cast(pa.int32()), len(hashes) - 1).to_numpy(), hashes
+    return without_null(encoded.indices.cast(pa.int32()), len(hashes) - 1), hashes
 
 
 def _encoded(column: pa.Array) -> pa.DictionaryArray:
@@ -116,8 +117,11 @@ def _encoded(column: pa.Array) -> pa.DictionaryArray:
 
 
 def hash_names(names: pa.Array) -> NDArray[np.uint64]:
-    """64 bits of every name, the same in every process and file."""
-    return pd.util.hash_array(np.asarray(names.cast(pa.string()).to_pylist(), dtype=object))
+    """64 bits of every name, the same in every process and file; all of them 1 for a missing one."""
+    hashes = pd.util.hash_array(names.cast(pa.string()).to_numpy(zero_copy_only=False), categorize=False)
+    if names.null_count:  # which would be hashed as if it were called None
+        hashes[names.is_null().to_numpy(zero_copy_only=False)] = np.iinfo(np.uint64).max
+    return hashes
 
 
 class _SeenNames:

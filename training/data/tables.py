@@ -70,7 +70,8 @@ class CovariateTables:
         if not self.num_channels:
             empty = self._table.new_empty(len(series), split + self.horizon, 0)
             return empty[:, :split], empty[:, split:]
-        block = self._read_table(series, cutoff, is_inside)
+        # Their table has rows for the horizon: what does not begin before its series lies inside.
+        block = self._read_table(series, cutoff, is_inside or has_context(cutoff, self.context_length))
         if self._covariates is not None:
             own = self._read_covariates(series, cutoff, is_inside)
             block = torch.cat([own[..., : self._known], block, own[..., self._known :]], dim=-1)
@@ -100,6 +101,11 @@ class CovariateTables:
         future = self._extra[series[:, None], beyond]
         known = torch.where((position >= length)[..., None], future, block[..., : self._known])
         return torch.cat([known, block[..., self._known :]], dim=-1)
+
+
+def has_context(cutoff: Int64[Tensor, " B"], context_length: int) -> bool:
+    """Whether no window begins before its series does."""
+    return len(cutoff) > 0 and cutoff.min().item() >= context_length
 
 
 def _read_runs(table: Float[Tensor, "R K"], first: Int64[Tensor, " B"], width: int) -> Float[Tensor, "B W K"]:

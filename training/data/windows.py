@@ -16,7 +16,7 @@ from training.data.holiday_dates import PREFIX, holiday_scale
 from training.data.panel import Panel
 from training.data.rows import block_edges
 from training.data.splits import Splits
-from training.data.tables import CovariateTables
+from training.data.tables import CovariateTables, has_context
 from training.errors import DataError, Problem
 
 # A standard deviation below this share of the column's magnitude is rounding, not variation.
@@ -67,7 +67,6 @@ class WindowStore:
         self.context_length = context_length
         self.horizon = horizon
         self.device = torch.device(device)
-        self._width = context_length + horizon
         self._span = torch.arange(-context_length, horizon, device=self.device)
         self._offsets = self._tensor(panel.offsets[:-1])
         self._lengths = self._tensor(panel.lengths)
@@ -104,37 +103,38 @@ class WindowStore:
         # Windows inside their series are copied as runs of memory; at the edges each element needs its index and mask.
         room = torch.minimum(cutoff - self.context_length, self._last_inside.index_select(0, series) - cutoff)
         is_inside = len(room) > 0 and room.min().item() >= 0
-        read = self._read_inside if is_inside else self._read_at_edges
-        y, shown, real = read(self._offsets.index_select(0, series), series, cutoff)
+        offset, split = self._offsets.index_select(0, series), self.context_length
+        if is_inside or not has_context(cutoff, split):
+            read = self._read_inside if is_inside else self._read_at_edges
+            y, shown, real = read(offset, series, cutoff, self._span)
+            context, seen, target, target_mask = y[:, :split], shown[:, :split], y[:, split:], real[:, split:]
+        else:  # as every forecast is from the end of a series on
+            target, _, target_mask = self._read_at_edges(offset, series, cutoff, self._span[split:])
+            context, seen, _ = self._read_inside(offset, series, cutoff, self._span[:split])
         past, future = self._tables.gather(series, cutoff, is_inside)
-        split = self.context_length
-        context, target, target_mask = y[:, :split], y[:, split:], real[:, split:]
         if self._has_guesses:
             target = torch.where(target_mask, target, 0.0)
         if self._newest_real is not None:
             context = self._without_hindsight(context, self._offsets[series], cutoff)
-        inputs = ForecastInputs(context, shown[:, :split], past, future, self._static.index_select(0, series))
+        inputs = ForecastInputs(context, seen, past, future, self._static.index_select(0, series))
         return WindowBatch(inputs, target, target_mask, series, cutoff)
 
     def _read_inside(
-        self, offset: Int64[Tensor, " B"], series: Int64[Tensor, " B"], cutoff: Int64[Tensor, " B"]
+        self, offset: Int64[Tensor, " B"], series: Int64[Tensor, " B"], cutoff: Int64[Tensor, " B"], span: Int64[Tensor, " W"]
     ) -> tuple[Float[Tensor, "B W"], Bool[Tensor, "B W"], Bool[Tensor, "B W"]]:
-        first = offset + (cutoff - self.context_length)
-        y = self._runs(self._values).index_select(0, first)
-        real = self._runs(self._observed).index_select(0, first)
-        return y, self._runs(self._shown).index_select(0, first) if self._has_guesses else real, real
-
-    def _runs(self, store: Tensor) -> Tensor:
-        """Every run of L + H neighbouring rows as a row of an overlapping view."""
-        return store.as_strided((len(store) - self._width + 1, self._width), (1, 1))
+        """Values, whether they are shown, and whether they are real; of steps that begin with the context."""
+        first, width = offset + (cutoff - self.context_length), len(span)
+        y = _runs(self._values, width).index_select(0, first)
+        real = _runs(self._observed, width).index_select(0, first)
+        return y, _runs(self._shown, width).index_select(0, first) if self._has_guesses else real, real
 
     def _read_at_edges(
-        self, offset: Int64[Tensor, " B"], series: Int64[Tensor, " B"], cutoff: Int64[Tensor, " B"]
+        self, offset: Int64[Tensor, " B"], series: Int64[Tensor, " B"], cutoff: Int64[Tensor, " B"], span: Int64[Tensor, " W"]
     ) -> tuple[Float[Tensor, "B W"], Bool[Tensor, "B W"], Bool[Tensor, "B W"]]:
         length = self._lengths.index_select(0, series)
         if bool(((cutoff < 0) | (cutoff > length)).any()):
             raise IndexError("a cutoff lies outside its series")
-        position = cutoff[:, None] + self._span
+        position = cutoff[:, None] + span
         inside = (position >= 0) & (position < length[:, None])
         row = (offset[:, None] + position.clamp(min=0).minimum(length[:, None] - 1)).view(-1)
         y = self._values.index_select(0, row).view(inside.shape).masked_fill_(~inside, 0.0)
@@ -152,6 +152,11 @@ class WindowStore:
         row = (offset + cutoff)[:, None] + self._span[: self.context_length]
         known = torch.where(cutoff > 0, self._values[newest], 0.0)
         return torch.where(row > newest[:, None], known[:, None], context)
+
+
+def _runs(store: Tensor, width: int) -> Tensor:
+    """Every run of so many neighbouring rows as a row of an overlapping view."""
+    return store.as_strided((len(store) - width + 1, width), (1, 1))
 
 
 def _newest_real(panel: Panel) -> NDArray[np.int64]:

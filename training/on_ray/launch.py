@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from models.errors import GradcastError
 from training.config import TrainingConfig
 from training.errors import ClusterError, WorkerLostError
+from training.exchange import LOST
 from training.launching import SILENCE
 from training.loop import FitInterruptedError
 from training.mending import NewTracker
@@ -31,7 +32,6 @@ from training.pipeline import Say
 from training.progress import FitProgress
 from training.reporting import gradcast_version
 from training.run_directory import RunDirectory
-from training.team import LOST
 from training.tracking.environment import make_store, resolve_uri
 
 PATIENCE_SECONDS, END_SECONDS = 0.2, 10.0
