@@ -23,11 +23,10 @@ from training.data.windows import TrainingWindows, WindowStore, covariate_statis
 from training.errors import ConfigurationError, Problem
 from training.gradients.need import Need
 from training.loop import FitData
+from training.losses import SCALE_FLOOR_SHARE
 from training.networks import build_network
 from training.warm_start import load_weights, open_warm_start
 
-# Errors of a nearly constant window are measured in at least this share of its series' standard deviation.
-SCALE_FLOOR_SHARE = 0.01
 MAX_VALIDATION_WINDOWS = 1024
 # Keys whose null is filled in from the panel; set, the same rows would be read into another store.
 FOUND_IN_DATA = ("data.freq", "data.season_length", "model.horizon")

@@ -3,8 +3,8 @@
 A validation part of a few windows ranks checkpoints by luck: on the hourly traffic data, with one validation window,
 keeping the lowest loss scored a MASE of 0.691 where the end of the same fit scored 0.668. The end of a fit whose
 learning rate falls to nothing is the better guess, so later weights stay unless they are clearly worse. Stopping early
-is decided alike: on three hourly series with one window each, a rise of more than one standard error ended fits at a
-third of their budget, with a MASE of 0.84 to 0.91 instead of 0.68.
+is decided alike: with three validation windows, a rise of one standard error ended fits on NYC's departures at two thirds of
+their budget, with a MASE of 0.84 where the whole budget gave 0.68.
 """
 
 from __future__ import annotations

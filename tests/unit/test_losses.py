@@ -90,3 +90,12 @@ def test_a_batch_without_any_target_has_loss_zero() -> None:
     """Not NaN."""
     loss = build_loss("mse", (0.5,), "point")
     assert loss(forecast([1.0]), torch.tensor([[torch.nan]]), ~SEEN, NO_FLOOR).item() == 0.0
+
+
+@pytest.mark.parametrize(("name", "expected"), [("mse", 4.0), ("huber", 1.5)])
+def test_squared_errors_are_measured_in_the_spread_of_the_series(name: str, expected: float) -> None:
+    """Spread 4, so floor 0.04: an error of 8 is 2 spreads, in a window of scale 0.5 as in one of scale 16."""
+    loss = build_loss(name, (0.5,), "point")
+    for scale in (0.5, 16.0):
+        value = loss(forecast([0.0], 10.0, scale), torch.tensor([[18.0]]), SEEN, torch.tensor([[0.04]]))
+        assert value.item() == pytest.approx(expected)

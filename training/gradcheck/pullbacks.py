@@ -108,7 +108,8 @@ def masked_loss(
     """Mean loss over the observed targets, and its derivatives.
 
     Every loss is a function of the error e = p s/u - (y - l)/u alone, with prediction p, level l, scale s and unit
-    u = max(s, floor). With g = loss'(e): dp = g s/u, dl = g/u, ds = g p/u, du = -g e/u; and du joins ds where u is s.
+    u = max(s, floor); for `mse` and `huber` u is the series' spread, a hundred floors. With g = loss'(e): dp = g s/u,
+    dl = g/u, ds = g p/u, du = -g e/u; and du joins ds where u is s.
 
     Args:
         name: `quantile`, `mae`, `mse` or `huber`.
@@ -121,7 +122,8 @@ def masked_loss(
     Returns:
         The loss and its derivatives.
     """
-    unit = np.maximum(scale, truth.scale_floor)
+    is_in_spread = name in ("mse", "huber")
+    unit = 100.0 * truth.scale_floor if is_in_spread else np.maximum(scale, truth.scale_floor)
     known = np.where(truth.mask, truth.target, loc)
     error = prediction * (scale / unit)[..., None] - ((known - loc) / unit)[..., None]
     value, slope = _pointwise(name, np.asarray(levels), error)
@@ -130,7 +132,8 @@ def masked_loss(
     d_loc = (g / column).sum(axis=(1, 2))[:, None]
     d_scale = (g * prediction / column).sum(axis=(1, 2))[:, None]
     d_unit = -(g * error / column).sum(axis=(1, 2))[:, None]
-    d_scale = d_scale + d_unit * (scale > truth.scale_floor)
+    if not is_in_spread:
+        d_scale = d_scale + d_unit * (scale > truth.scale_floor)
     return float((value * weight).sum()), LossGradients(g * (scale / unit)[..., None], d_loc, d_scale)
 
 
