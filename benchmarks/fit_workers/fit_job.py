@@ -40,16 +40,22 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--num-layers", type=int, default=1)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--warm-up", type=int, default=30)
+    parser.add_argument("--seconds", type=float, help="go on for so long instead of for --steps")
+    parser.add_argument("--warm-up-seconds", type=float, default=0.0, help="of these, not counted")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1, help="processes of gradcast")
     return parser.parse_args()
 
 
 class StepClock:
-    """Times of the ends of optimizer steps."""
+    """Times of the ends of optimizer steps.
 
-    def __init__(self, warm_up: int) -> None:
-        self.warm_up = warm_up
+    Args:
+        arguments: How many steps or seconds there are to be, and how many of them are not counted.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
         self.ends: list[float] = []
         self.busy: list[float] = []
 
@@ -57,6 +63,19 @@ class StepClock:
         """An optimizer step ended now."""
         self.ends.append(time.perf_counter())
         self.busy.append(time.process_time())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the step that ended last was the last."""
+        if self._arguments.seconds is None:
+            return len(self.ends) >= self._arguments.steps
+        return bool(self.ends) and self.ends[-1] - self.ends[0] >= self._arguments.seconds
+
+    @property
+    def warm_up(self) -> int:
+        """Steps at the beginning that are not counted."""
+        early = sum(end - self.ends[0] < self._arguments.warm_up_seconds for end in self.ends)
+        return max(early, self._arguments.warm_up if self._arguments.seconds is None else 0)
 
     def windows_per_second(self, block: int = 10) -> float:
         """Median over blocks of steps after the warm-up, so that a moment of another process does not count."""

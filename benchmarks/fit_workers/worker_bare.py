@@ -78,8 +78,8 @@ def main() -> None:
     network = LinearHead() if "linear" in variant else SameNetwork()
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     prepare_seconds = time.perf_counter() - started
-    clock = StepClock(arguments.warm_up)
-    for _ in range(arguments.steps):
+    clock = StepClock(arguments)
+    while not clock.is_over:
         series = torch.randint(NUM_SERIES, (BATCH_SIZE, 1))
         first = torch.randint(windows_per_series, (BATCH_SIZE, 1))
         window = values[series * NUM_ROWS + first + offsets]

@@ -32,7 +32,7 @@ torch.set_num_threads(arguments.threads)
 started = time.perf_counter()
 hours = pd.date_range(FIRST_HOUR, periods=NUM_ROWS, freq="h")
 series = [TimeSeries.from_times_and_values(hours, values[:, None]) for values in build_values()]
-clock = StepClock(arguments.warm_up)
+clock = StepClock(arguments)
 model = BlockRNNModel(
     model="LSTM",
     input_chunk_length=arguments.context_length,

@@ -34,7 +34,7 @@ torch.set_num_threads(arguments.threads)
 started = time.perf_counter()
 start = pd.Period(FIRST_HOUR, freq="h")
 dataset = ListDataset([{"start": start, "target": values} for values in build_values()], freq="h")
-clock = StepClock(arguments.warm_up)
+clock = StepClock(arguments)
 with tempfile.TemporaryDirectory() as directory:
     estimator = DeepAREstimator(
         freq="h",

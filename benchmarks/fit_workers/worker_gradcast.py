@@ -66,6 +66,7 @@ def main() -> None:
         )
         frame.to_parquet(Path(directory) / "panel.parquet", index=False)
         started = time.perf_counter()
+        budget = max(BUDGET, arguments.steps)
         shape = {
             "context_length": arguments.context_length,
             "horizon": HORIZON,
@@ -78,10 +79,10 @@ def main() -> None:
                 "model": shape | (COMMON_JOB if common else {}),
                 "optimizer": {"name": "adam", "learning_rate": LEARNING_RATE, "schedule": "constant"},
                 "fit": {
-                    "max_steps": max(BUDGET, arguments.steps),
+                    "max_steps": budget,
                     "batch_size": BATCH_SIZE,
                     "loss": "mae" if common else "auto",
-                    "val_check_steps": max(BUDGET, arguments.steps),  # the libraries do not validate during the job either
+                    "val_check_steps": budget,  # the libraries do not validate during the job either
                     "num_threads": arguments.threads,
                 },
                 "tracking": {"uri": "sqlite:///mlruns/mlflow.db", "register": False},
@@ -91,11 +92,11 @@ def main() -> None:
         run = RunDirectory.create(prepared.config, Path("run"))
         tracker = build_tracker(prepared.config)
         tracker.start(reporting.describe_run(prepared, run))
-        clock = StepClock(arguments.warm_up)
+        clock = StepClock(arguments)
 
         def after_step() -> bool:
             clock.tick()
-            return len(clock.ends) == arguments.steps
+            return clock.is_over
 
         fit, _ = pipeline.build_fit(prepared, run, tracker, SILENT_PROGRESS, after_step, team=team)
         prepare_seconds = time.perf_counter() - started

@@ -39,7 +39,7 @@ frame = pd.DataFrame(
         "y": build_values().reshape(-1),
     }
 )
-clock = StepClock(arguments.warm_up)
+clock = StepClock(arguments)
 model = LSTM(
     h=HORIZON,
     input_size=arguments.context_length,

@@ -68,7 +68,7 @@ network = RecurrentNetwork.from_dataset(
     logging_metrics=torch.nn.ModuleList([]),
     log_interval=-1,
 )
-clock = StepClock(arguments.warm_up)
+clock = StepClock(arguments)
 trainer = lightning.Trainer(
     accelerator="cpu",
     max_steps=arguments.steps,
