@@ -25,6 +25,8 @@ from training.threads import one_thread
 
 # Mean loss over the observed targets of a batch, in units of at least the scale floor of each window.
 BatchLoss = Callable[[WindowBatch, Float[Tensor, "B 1"]], Float[Tensor, ""]]
+# Fewer windows make products so small that calling them takes longer than computing them.
+LEAST_WINDOWS = 8
 _AWAKE_SECONDS = 0.01
 Gradients = Sequence[Tensor | None]
 Item = TypeVar("Item")
@@ -141,10 +143,10 @@ def share_threads(forecaster: Forecaster, fit: FitConfig) -> Iterator[Shares]:
     """Let torch's threads take shares of every batch where they may; torch itself computes with one thread meanwhile.
 
     Yields:
-        How to differentiate; at once, with torch's threads inside every product, where shares are not possible.
+        How to differentiate; at once, with torch's threads inside every product, where shares are not possible or too small.
     """
-    size = min(torch.get_num_threads(), fit.batch_size)
-    if size == 1 or not can_share(forecaster, fit):
+    size = min(torch.get_num_threads(), fit.batch_size // LEAST_WINDOWS)
+    if size <= 1 or not can_share(forecaster, fit):
         yield AT_ONCE
         return
     with one_thread(), ThreadPoolExecutor(size - 1, "share", initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -22,7 +22,7 @@ from training.threads import kept_threads
 
 SMALL = (
     "model.horizon=4", "model.context_length=12", "model.hidden_size=6", "fit.max_steps=12", "fit.val_check_steps=4",
-    "gradients.need_steps=4", "gradients.preset=off", "fit.patience=null", "fit.batch_size=7", "fit.precision=float64",
+    "gradients.need_steps=4", "gradients.preset=off", "fit.patience=null", "fit.batch_size=25", "fit.precision=float64",
 )  # fmt: skip
 
 
@@ -105,6 +105,15 @@ def test_what_depends_on_order_or_on_the_process_is_not_shared(setting: str) -> 
     with share_threads(prepared.forecaster, prepared.config.fit) as shares:
         assert shares is AT_ONCE
         assert torch.get_num_threads() == 3
+
+
+def test_no_share_has_less_than_eight_windows() -> None:
+    """Sixty-four threads for sixty-four windows would be sixty-four tiny products."""
+    prepared = prepare(config())
+    for batch_size, expected in ((25, 3), (23, 2), (16, 2), (15, 1)):
+        fit = prepared.config.fit.model_copy(update={"batch_size": batch_size})
+        with share_threads(prepared.forecaster, fit) as shares:
+            assert shares.size == expected
 
 
 def test_an_error_in_a_share_reaches_the_fit() -> None:
