@@ -265,7 +265,6 @@ class SegRNNConfig(RecurrentConfig):
     architecture: Literal["segrnn"] = "segrnn"
     segment_length: int = Field(default=24, ge=1, le=100_000)
     decoder: Literal["direct"] = "direct"
-    skip: Literal["none"] = "none"
     cell: ClassVar[CellName] = "gru"
 
     @property

@@ -19,6 +19,7 @@ from models.decoders import STEP_FEATURES
 from models.forecaster import ForecastInputs, RecurrentForecaster
 from models.initialization import LayerWeights, RecurrentLayer, layer_weights
 from models.recurrent import RecurrentEncoder
+from models.skip import LinearSkip
 
 # Width of the network that joins what the state says about a step with the covariates known for it.
 MIXED_FEATURES = 64
@@ -38,7 +39,7 @@ class SegmentDecoder(nn.Module):
         self.position = nn.Parameter(torch.randn(config.num_output_segments, config.hidden_size))
         self.dropout = nn.Dropout(config.dropout)
         self.projection = nn.Linear(config.hidden_size, config.segment_length * num_channels)
-        num_covariates = config.num_horizon_channels
+        num_covariates = config.num_horizon_channels + (config.skip == "linear")
         self.mixer = _CovariateMixer(config, num_covariates, num_channels) if num_covariates else None
 
     def forward(
@@ -104,7 +105,7 @@ def _join_segments(segments: Float[Tensor, "B M SK"], segment_length: int) -> Fl
 
 @final
 class SegmentForecaster(RecurrentForecaster):
-    """Segments of the context through a linear map and a GRU, the horizon from its final state.
+    """Segments of the context through a linear map and a GRU, the horizon from its final state and, if wanted, a skip.
 
     The context is filled up with unobserved steps in front where it is no multiple of the segment.
 
@@ -123,13 +124,17 @@ class SegmentForecaster(RecurrentForecaster):
         )
         self.encoder = RecurrentEncoder(config, config.hidden_size)
         self.decoder = SegmentDecoder(config, self.output.num_channels)
+        self.skip = LinearSkip(config.context_length, config.horizon) if config.skip == "linear" else None
 
     def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H K"]:
         """Encode segment by segment, decode all segments of the horizon at once."""
         updates = None if truncation_steps is None else -(-truncation_steps // self.config.segment_length)
         encoded = self.encoder(self.encoder_inputs(inputs), truncation_steps=updates)
         static = inputs.static_covariates[:, None].expand(-1, self.config.horizon, -1)
-        covariates = torch.cat((inputs.future_covariates, static), dim=-1)
+        channels: tuple[Tensor, ...] = (inputs.future_covariates, static)
+        if self.skip is not None:
+            channels += (self.skip(inputs.context, inputs.observed_mask)[..., None],)
+        covariates = torch.cat(channels, dim=-1)
         top = layer_weights(cast("RecurrentLayer", self.encoder.layers[-1]))
         return self.output.constrain(self.decoder(encoded.states[-1][0][-1], top, covariates))
 
@@ -147,8 +152,9 @@ class SegmentForecaster(RecurrentForecaster):
         return torch.cat((flat, inputs.static_covariates[:, None].expand(-1, count, -1)), dim=-1)
 
     def layers(self) -> dict[str, nn.Module]:
-        """`embedding`, `gru.0`, ..., `decoder`."""
-        return {"embedding": self.embedding} | self.recurrent_layers() | {"decoder": self.decoder}
+        """`embedding`, `gru.0`, ..., `decoder`, and `skip` where there is one."""
+        after: dict[str, nn.Module] = {"decoder": self.decoder} | ({} if self.skip is None else {"skip": self.skip})
+        return {"embedding": self.embedding} | self.recurrent_layers() | after
 
     def relu_layers(self) -> dict[str, tuple[nn.Module, ...]]:
         """The embedding of segments, and what joins state and covariates."""

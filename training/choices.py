@@ -23,7 +23,7 @@ LONGEST_SEGMENT = 24
 # A series must hold the context once, and the horizon for training, validation and test.
 MIN_SHARE = 3
 # Architectures that get a linear way past the recurrence where their settings are left alone.
-SKIPPING = ("gru", "lstm")
+SKIPPING = ("gru", "lstm", "segrnn")
 
 
 class Choices(NamedTuple):

@@ -38,6 +38,13 @@ ARCHITECTURE_DEFAULTS: dict[str, dict[str, Any]] = {
     "segrnn": {"hidden_size": 128, "dropout": 0.1},
     "dilated_rnn": {"num_layers": 4}, "dilated_gru": {"num_layers": 4}, "dilated_lstm": {"num_layers": 4},
 }  # fmt: skip
+# Learning rates of the default optimizer, likewise: a chain of few updates bears, and repays, longer steps.
+ARCHITECTURE_RATES: dict[str, float] = {"segrnn": 0.003, "linear": 0.003}
+# Set away from their defaults, these say that a recurrence step by step is wanted.
+_OF_A_CELL = (
+    "hidden_size", "num_layers", "dropout", "nonlinearity", "dilations", "initialization", "forget_bias", "init_gain",
+    "decoder", "num_paths", "skip",
+)  # fmt: skip
 DILATED: tuple[ArchitectureName, ...] = ("dilated_rnn", "dilated_gru", "dilated_lstm")
 # Architectures whose state takes one step after another.
 STEPWISE: tuple[ArchitectureName, ...] = ("rnn", "gru", "lstm", "mingru", "minlstm", *DILATED)
@@ -120,8 +127,9 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """The network."""
 
-    architecture: ArchitectureName = "lstm"
-    """Network: linear, rnn, gru, lstm, mingru, minlstm, segrnn, dilated_rnn, dilated_gru or dilated_lstm."""
+    architecture: ArchitectureName | None = None
+    """Network: linear, rnn, gru, lstm, mingru, minlstm, segrnn, dilated_rnn, dilated_gru or dilated_lstm; null = lstm where
+    something of its recurrence is set, else segrnn, or linear where that forecasts held-out rows as well."""
     context_length: int | None = Field(default=None, ge=1, le=100_000)
     """Past steps the network sees; null = covers the need, a season and two horizons."""
     horizon: int | None = Field(default=None, ge=1, le=100_000)
@@ -174,6 +182,12 @@ class ModelConfig(_Section):
         dilations = given.get("dilations")
         of_dilations = {"num_layers": len(dilations)} if isinstance(dilations, list | tuple) else {}
         return of_architecture | of_head | of_decoder | of_dilations | dict(given)
+
+    @property
+    def network(self) -> ArchitectureName:
+        """The architecture of a configuration that leaves nothing to be chosen."""
+        assert self.architecture is not None
+        return self.architecture
 
     @field_validator("quantile_levels")
     @classmethod
@@ -288,6 +302,22 @@ class TrainingConfig(_Section):
     gradients: GradientsConfig = Field(default_factory=GradientsConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_network(cls, given: Any) -> Any:
+        """Settings of one kind of network say that it is wanted; and a network may have a learning rate of its own."""
+        if not isinstance(given, Mapping):
+            return given
+        model, fit, optimizer = (_tree(given.get(section)) for section in ("model", "fit", "optimizer"))
+        if model is None or fit is None or optimizer is None:
+            return given
+        if model.get("architecture") is None and fit.get("warm_start") is None:
+            model = model | {"architecture": _implied_architecture(model, fit)}
+        rate = ARCHITECTURE_RATES.get(str(model.get("architecture")))
+        if rate is not None and not {"name", "learning_rate"} & set(optimizer):
+            optimizer = optimizer | {"learning_rate": rate}
+        return {**given, "model": model, "optimizer": optimizer}
+
     @model_validator(mode="after")
     def _possible_together(self) -> Self:
         problems = list(_impossible_combinations(self))
@@ -316,6 +346,20 @@ class TrainingConfig(_Section):
         if self.data.path is not None and not is_path_kept:
             tree["data"]["path"] = Path(self.data.path).name
         return tree
+
+
+def _implied_architecture(model: Mapping[str, Any], fit: Mapping[str, Any]) -> ArchitectureName | None:
+    if model.get("segment_length") is not None:
+        return "segrnn"
+    is_cell_set = any(model.get(key) not in (None, ModelConfig.model_fields[key].default) for key in _OF_A_CELL)
+    return "lstm" if is_cell_set or fit.get("tbptt_steps") is not None else None
+
+
+def _tree(section: Any) -> dict[str, Any] | None:
+    """A section's keys as they were written; None where it is none."""
+    if isinstance(section, BaseModel):
+        return section.model_dump(by_alias=True, exclude_unset=True)
+    return dict(section) if isinstance(section, Mapping) else {} if section is None else None
 
 
 def _possible_losses(head: HeadName) -> tuple[LossName, ...]:

@@ -33,7 +33,7 @@ def find_need(config: TrainingConfig, panel: Panel) -> Need | None:
         The need; None for a network without recurrence, and where neither instruments nor an open choice ask for it.
     """
     model, gradients = config.model, config.gradients
-    if model.architecture == "linear":
+    if model.network == "linear":
         return None
     if gradients.preset == "off" and model.context_length is not None and model.initialization is not None:
         return None

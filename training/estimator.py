@@ -43,7 +43,7 @@ class Forecaster:
     Args:
         horizon: Steps to forecast.
         context_length: Past steps the network sees.
-        architecture: Such as `lstm`; see the guide to networks.
+        architecture: Such as `lstm`; see the guide to networks. None = chosen from the data.
         max_steps: Optimizer steps at most.
         freq: Step between rows as a pandas offset alias; 1 for integer time.
         season_length: Season in steps.
@@ -71,7 +71,7 @@ class Forecaster:
         *,
         horizon: int | None = None,
         context_length: int | None = None,
-        architecture: str = "lstm",
+        architecture: str | None = None,
         max_steps: int = 2000,
         freq: str | None = None,
         season_length: int | None = None,

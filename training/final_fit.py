@@ -15,9 +15,11 @@ from training.gradients.schedule import never
 from training.loop import Fit, FitData, FitState
 from training.losses import ForecastLoss
 from training.networks import build_network
-from training.preparation import DTYPES, Prepared, series_scale_floor
+from training.precision import DTYPES
+from training.preparation import Prepared
 from training.progress import FitProgress
 from training.run_directory import RunDirectory
+from training.scale_floor import series_scale_floor
 from training.team import ALONE, Team
 from training.tracking.tracker import NOOP_TRACKER
 from training.warm_start import load_weights, open_warm_start

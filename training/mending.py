@@ -102,7 +102,7 @@ def train_and_heal(
 def child_config(config: TrainingConfig, settings: dict[str, object], number: int) -> TrainingConfig:
     """The configuration with a remedy applied; a child ends early where it is hopeless, and is not healed itself."""
     tree = config.model_dump(by_alias=True)
-    name = tree["tracking"]["run_name"] or f"{config.model.architecture} {config.tracking.model_name}"
+    name = tree["tracking"]["run_name"] or f"{config.model.network} {config.tracking.model_name}"
     changes = dict(settings) | {"gradients.on_fault": "stop", "tracking.run_name": f"{name}, attempt {number}"}
     for key, value in changes.items():
         section, field = key.split(".")

@@ -32,7 +32,7 @@ def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
     """The fields of the network's own configuration, from the run's configuration and the columns of the data."""
     model, columns = config.model, panel.columns
     description = {
-        "architecture": model.architecture,
+        "architecture": model.network,
         "context_length": model.context_length,
         "horizon": model.horizon,
         "num_past_covariates": len(columns.past_features),
@@ -45,7 +45,7 @@ def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
     }
     if columns.series:
         description |= {"series_embedding": model.series_embedding, "num_series": len(columns.series)}
-    if model.architecture == "linear":
+    if model.network == "linear":
         return description
     description |= {
         key: getattr(model, key)
@@ -54,8 +54,8 @@ def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
             "skip",
         )
     }
-    if model.architecture in DILATED:
+    if model.network in DILATED:
         assert model.context_length is not None
         description["dilations"] = model.dilations or doubling_dilations(model.num_layers, model.context_length)
     of_kind = {"rnn": ("nonlinearity",), "dilated_rnn": ("nonlinearity",), "segrnn": ("segment_length",)}
-    return description | {key: getattr(model, key) for key in of_kind.get(model.architecture, ())}
+    return description | {key: getattr(model, key) for key in of_kind.get(model.network, ())}

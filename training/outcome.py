@@ -36,7 +36,7 @@ def summarize(result: TrainingResult) -> str:
     lines = []
     for part, backtest in result.backtests.items():
         heading = "validation" if part == "val" else "test"
-        lines.append(f"\n{heading}\n{format_backtest(backtest, model_name=result.prepared.config.model.architecture)}")
+        lines.append(f"\n{heading}\n{format_backtest(backtest, model_name=result.prepared.config.model.network)}")
     lines.append(f"\ngradient verdict: {result.verdict.verdict}")
     for finding in result.verdict.findings:
         lines.append(f"  {finding.severity}: {finding.message}")

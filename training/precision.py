@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 
 Precision = Literal["float32", "bfloat16", "float64"]
+# Of the weights.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

@@ -222,12 +222,12 @@ def candidates(config: TrainingConfig, need_steps: int) -> Iterator[dict[str, An
         yield longer
     # A bias or a gain set by hand would overrule what an initialization does.
     freed = {f"model.{key}": None for key in ("forget_bias", "init_gain") if getattr(model, key) is not None}
-    others: list[ArchitectureName] = [name for name in ("lstm", "gru") if name != model.architecture]
-    for architecture in (model.architecture, *others):
+    others: list[ArchitectureName] = [name for name in ("lstm", "gru") if name != model.network]
+    for architecture in (model.network, *others):
         if architecture == "linear":
             continue
         for name in _initializations(architecture, model.nonlinearity):
-            changes: dict[str, Any] = {} if architecture == model.architecture else {"model.architecture": architecture}
+            changes: dict[str, Any] = {} if architecture == model.network else {"model.architecture": architecture}
             if changes or freed or name != model.initialization:
                 same = {} if name == model.initialization else {"model.initialization": name}
                 yield changes | same | freed | longer

@@ -21,7 +21,7 @@ _SOURCES = {"declared": "as you declared", "ridge": "by a linear model", "season
 
 def headline(found: Preflight) -> str:
     """What was found, and what to do, in a sentence."""
-    start, network, wanted = found.whole, found.config.model.architecture, found.wanted_steps
+    start, network, wanted = found.whole, found.config.model.network, found.wanted_steps
     if start is None:
         return "A linear network has no recurrence: there is no gradient through time that could vanish."
     if start.explodes:
@@ -57,7 +57,7 @@ def describe(found: Preflight) -> str:
     """A page for a terminal."""
     model = found.config.model
     rows = [
-        ("network", f"{model.architecture}{_network(found)}"),
+        ("network", f"{model.network}{_network(found)}"),
         ("context", _context(found)),
         ("need", _need(found.need)),
     ]
@@ -144,7 +144,7 @@ def _advice(found: Preflight) -> str:
 def _named(found: Preflight) -> list[Alternative]:
     """The smallest change; where that leaves a cell without gates, also the first with gates."""
     first, *others = found.alternatives
-    if found.config.model.architecture != "rnn" or "model.architecture" in first.set:
+    if found.config.model.network != "rnn" or "model.architecture" in first.set:
         return [first]
     return [first, *(entry for entry in others if "model.architecture" in entry.set)][:MAX_NAMED]
 

@@ -6,31 +6,28 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from models.config import COUNT_HEADS
 from models.forecaster import Forecaster
-from training.choices import resolve_choices
 from training.config import DataConfig, TrainingConfig
 from training.data.counts import validate_counts
 from training.data.mapping import Watch
 from training.data.panel import Panel, load_panel
-from training.data.rows import series_blocks
 from training.data.splits import Splits, build_splits
 from training.data.windows import TrainingWindows, WindowStore, covariate_statistics, validation_cutoffs
 from training.errors import ConfigurationError, Problem
 from training.gradients.need import Need
 from training.loop import FitData
-from training.losses import SCALE_FLOOR_SHARE
+from training.network_choice import choose_network
 from training.networks import build_network
+from training.precision import DTYPES
+from training.scale_floor import series_scale_floor
 from training.warm_start import load_weights, open_warm_start
 
 MAX_VALIDATION_WINDOWS = 1024
 # Keys whose null is filled in from the panel; set, the same rows would be read into another store.
 FOUND_IN_DATA = ("data.freq", "data.season_length", "model.horizon")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,7 @@ def prepare(
     panel: Panel | None = None,
     watch: Watch | None = None,
     left_open: Collection[str] | None = None,
+    may_train: bool = True,
 ) -> Prepared:
     """Read the data, fill in the nulls, split, and build the network.
 
@@ -82,6 +80,7 @@ def prepare(
         watch: Told how far the reading is where it takes long.
         left_open: Of a configuration whose nulls were filled in since: those of the first reading, so that this one
             gives the same panel to the bit, and finds the same memory map.
+        may_train: Whether a network that was left open may be chosen by training; else it is the one that mostly wins.
 
     Raises:
         ConfigurationError: If no data file is named.
@@ -104,7 +103,10 @@ def prepare(
         panel = load_panel(data, horizon_read, columns, watch)
     if config.model.head in COUNT_HEADS:
         validate_counts(panel, config.model.head)
-    config, notes, need = resolve_choices(config, panel)
+    device = choose_device(config.fit.device)
+    if config.fit.num_threads is not None:
+        torch.set_num_threads(config.fit.num_threads)
+    config, notes, need = choose_network(config, panel, device, may_train)
     horizon, context_length = config.model.horizon, config.model.context_length
     assert horizon is not None
     assert context_length is not None
@@ -112,9 +114,6 @@ def prepare(
     splits = build_splits(panel, horizon, config.data.val_size, config.data.test_size)
     if config.model.series_embedding is not None and not panel.columns.series:
         panel = panel.numbered(splits.excluded)
-    device = choose_device(config.fit.device)
-    if config.fit.num_threads is not None:
-        torch.set_num_threads(config.fit.num_threads)
     store = WindowStore(panel, context_length, horizon, device=str(device))
     statistics = covariate_statistics(panel, splits)
     # Nothing random may happen between the seed and the fit: dropout goes on where the initialisation ended.
@@ -166,43 +165,3 @@ def choose_device(name: str) -> torch.device:
             [Problem("device_unavailable", "fit.device", f"{name} is not available here.", "Use auto.")]
         )
     return torch.device(name)
-
-
-def series_scale_floor(panel: Panel, splits: Splits, scaled: bool) -> Tensor:
-    """Smallest scale of each series' errors: a share of its standard deviation over the training rows.
-
-    Args:
-        panel: The series.
-        splits: Where training rows end.
-        scaled: False if the network does not scale: then errors count as they are.
-
-    Returns:
-        One floor per series in the unit of `y`; 0 where there is none.
-    """
-    floors = np.zeros(len(panel.ids), dtype=np.float64)
-    if scaled:
-        counts, sums, squares = _training_sums(panel, splits)
-        mean = sums / np.maximum(counts, 1)
-        floors = np.sqrt(np.maximum(squares / np.maximum(counts, 1) - mean**2, 0.0)) * SCALE_FLOOR_SHARE
-    return torch.from_numpy(floors)
-
-
-def _training_sums(panel: Panel, splits: Splits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number, sum and sum of squares of the observed training values of every series; some million rows at a time."""
-    blocks = [_block_sums(panel, splits, first, stop) for first, stop in series_blocks(panel.offsets)]
-    counts, sums, squares = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    return counts, sums, squares
-
-
-def _block_sums(panel: Panel, splits: Splits, first: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    begin, end = panel.offsets[first], panel.offsets[stop]
-    starts, train_end = panel.offsets[first:stop] - begin, splits.train_end[first:stop]
-    # Interleaved [start, train_end) pairs; the even entries of reduceat are the training rows.
-    edges = np.stack((starts, np.minimum(starts + train_end, end - begin)), axis=1).reshape(-1)
-    observed = np.append(panel.observed[begin:end], False)
-    values = np.where(observed, np.append(panel.values[begin:end], 0.0), 0.0).astype(np.float64)
-
-    def total(terms: np.ndarray) -> np.ndarray:
-        return np.where(train_end <= 0, 0.0, np.add.reduceat(terms, edges)[::2])
-
-    return total(observed.astype(np.float64)), total(values), total(values**2)

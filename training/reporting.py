@@ -54,7 +54,7 @@ def describe_run(prepared: Prepared, run: RunDirectory, tags: Mapping[str, str] 
     }
     return RunDescription(
         experiment=config.tracking.experiment,
-        run_name=config.tracking.run_name or f"{config.model.architecture} {config.tracking.model_name}",
+        run_name=config.tracking.run_name or f"{config.model.network} {config.tracking.model_name}",
         tags={"gradcast.version": gradcast_version(), "data.fingerprint": panel.fingerprint} | _git_tags() | dict(tags or {}),
         params=params,
         dataset=DatasetDescription(
@@ -195,7 +195,7 @@ def write_reports(
     for name, figure in fit_figures(prepared, state).items():
         (figures / f"{name}.png").write_bytes(figure_to_png(figure))
     newest = backtests.get("test", backtests["val"])
-    write_backtest_report(newest, prepared.config.model.architecture, run.path / "backtest" / "report.html", warnings)
+    write_backtest_report(newest, prepared.config.model.network, run.path / "backtest" / "report.html", warnings)
     for part, result in backtests.items():
         result.write_parquet(run.path / "backtest" / f"{part}.parquet")
         (figures / f"forecasts_{part}.png").write_bytes(figure_to_png(plot_forecasts(result, prepared.panel)))

@@ -25,11 +25,13 @@ from training.evaluation import predictor
 from training.networks import build_network
 from training.origins import Origins, build_origins
 from training.pipeline import Say, TrainingResult, build_fit, calibrate_fit, train
-from training.preparation import DTYPES, Prepared, series_scale_floor
+from training.precision import DTYPES
+from training.preparation import Prepared
 from training.progress import SILENT_PROGRESS, FitProgress
 from training.report.backtest_page import write_backtest_report
 from training.reporting import describe_run
 from training.run_directory import RunDirectory
+from training.scale_floor import series_scale_floor
 from training.statistical_baselines import DEFAULT_SECONDS, validate_baselines, with_statistical_baselines
 from training.tracking.tracker import NOOP_TRACKER, Tracker
 
@@ -136,7 +138,7 @@ def train_and_roll(
     rolled.write_parquet(run.path / "backtest" / "rolling.parquet")
     result.checks = run_checks(result.prepared.panel, result.prepared.splits, {"test": rolled}, result.prepared.known_until)
     write_backtest_report(
-        rolled, result.prepared.config.model.architecture, run.path / "backtest" / "report.html",
+        rolled, result.prepared.config.model.network, run.path / "backtest" / "report.html",
         [check.message for check in result.checks],
     )  # fmt: skip
     tracker = new_tracker(config)

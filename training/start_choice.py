@@ -40,7 +40,7 @@ def choose_initialization(config: TrainingConfig, panel: Panel, need_steps: int)
         NetworkConfigError: If the network cannot be built.
     """
     model = config.model
-    if model.architecture == "linear":
+    if model.network == "linear":
         return "torch", "a linear network has no recurrence"
     assert model.context_length is not None
     assert model.horizon is not None
@@ -51,7 +51,7 @@ def choose_initialization(config: TrainingConfig, panel: Panel, need_steps: int)
         return "torch", "there is no window to measure another on"
     wanted = min(need_steps, model.context_length)
     tried: list[tuple[InitializationName, LayerReach]] = []
-    for name in start_order(model.architecture, model.nonlinearity):
+    for name in start_order(model.network, model.nonlinearity):
         start = config.model_copy(update={"model": model.model_copy(update={"initialization": name})})
         tried.append((name, probe.measure(start, wanted).reach))
         if tried[-1][1].reaches(wanted):

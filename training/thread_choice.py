@@ -130,7 +130,7 @@ def _question(prepared: Prepared, limit: int) -> dict[str, Any]:
     model = config.model
     return {
         "machine": [platform.machine(), _processor(), os.cpu_count()], "limit": limit, "torch": torch.__version__,
-        "architecture": model.architecture, "units": model.hidden_size, "layers": model.num_layers, "decoder": model.decoder,
+        "architecture": model.network, "units": model.hidden_size, "layers": model.num_layers, "decoder": model.decoder,
         "context": network.context_length, "horizon": network.horizon, "channels": len(prepared.panel.columns.past_features),
         "batch": config.fit.batch_size, "shares": can_share(prepared.forecaster, config.fit),
         "precision": config.fit.precision, "tbptt": config.fit.tbptt_steps,

@@ -122,8 +122,8 @@ def _backtest_bundle(config: Any, options: argparse.Namespace) -> tuple[str, Any
     from training.data.windows import WindowStore
     from training.evaluation import predictor
     from training.origins import build_origins
-    from training.preparation import series_scale_floor
     from training.rolling import adapt_and_say, default_windows
+    from training.scale_floor import series_scale_floor
     from training.statistical_baselines import validate_baselines, with_statistical_baselines
 
     validate_baselines(options.baselines)
@@ -172,7 +172,7 @@ def _backtest_config(config: Any, options: argparse.Namespace) -> tuple[str, Any
     trained, result = train_and_roll(config, plan, build_tracker, build_progress(options.quiet), say(options.quiet))
     report = trained.directory / "backtest" / "report.html"
     more = {"run": str(trained.directory), "report": str(report)}
-    return trained.prepared.config.model.architecture, result, trained.checks, more
+    return trained.prepared.config.model.network, result, trained.checks, more
 
 
 def _document(result: Any, name: str) -> dict[str, Any]:

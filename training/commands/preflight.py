@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     load_readers()
     with kept_threads():
         with MemoryGrowth() as preparation:
-            prepared = prepare(config.model_copy(update={"gradients": asked}))
+            prepared = prepare(config.model_copy(update={"gradients": asked}), may_train=False)
             torch.set_num_threads(choose_threads(prepared).num_threads)
         # What the instruments cost is what the fit will pay for its own.
         prepared = replace(prepared, config=prepared.config.model_copy(update={"gradients": config.gradients}))
