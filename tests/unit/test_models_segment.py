@@ -144,3 +144,21 @@ def test_dead_units_of_the_embedding_are_seen() -> None:
     with torch.no_grad():
         net.embedding.bias.fill_(-1e4)
     assert measure_dead_units(net, inputs()) == {"state/embedding.dead": 1.0}
+
+
+def test_a_linear_skip_hands_every_step_a_forecast_beside_its_covariates() -> None:
+    """It reads the whole window at once; nothing else changes its place, and its gradient has a name."""
+    plain, skipping = network(), network(skip="linear")
+    assert plain.skip is None
+    assert plain.decoder.mixer is None
+    assert list(skipping.layers()) == ["embedding", "gru.0", "decoder", "skip"]
+    assert skipping.skip is not None
+    assert skipping.decoder.mixer is not None
+    for part in (skipping.decoder.projection, skipping.embedding):
+        torch.nn.init.zeros_(part.weight)
+    windows = inputs()
+    skipping(windows).sum().backward()
+    gradient = skipping.skip.projection.weight.grad
+    assert gradient is not None
+    assert gradient.shape == (HORIZON, CONTEXT)
+    assert bool((gradient[:, :-1] != 0).all())  # from the last value, distances are measured

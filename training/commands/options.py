@@ -39,7 +39,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="set a dotted configuration key, such as optimizer.learning_rate=0.01 (repeatable)",
     )  # fmt: skip
-    parser.add_argument("--architecture", choices=ARCHITECTURES, help="network (default: lstm)")
+    parser.add_argument("--architecture", choices=ARCHITECTURES, help="network (default: chosen from the data)")
     parser.add_argument("--horizon", type=int, metavar="STEPS", help="steps to forecast (default: one season)")
     parser.add_argument("--context-length", type=int, metavar="STEPS", help="past steps the network sees")
     parser.add_argument("--max-steps", type=int, metavar="N", help="optimizer steps at most (default: 2000)")

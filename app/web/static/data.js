@@ -56,7 +56,7 @@ function settings() {
   const tree = {};
   const put = (dotted, value) => { const [section, key] = dotted.split("."); (tree[section] ??= {})[key] = value; };
   put("tracking.model_name", find("#name").value);
-  put("model.architecture", find("#architecture").value);
+  if (find("#architecture").value) put("model.architecture", find("#architecture").value);
   for (const [selector, key] of [["#horizon", "model.horizon"], ["#steps", "fit.max_steps"]]) if (find(selector).value) put(key, Number(find(selector).value));
   for (const line of find("#settings").value.split("\n").map((text) => text.trim()).filter(Boolean)) {
     const [key, text] = line.split(/=(.*)/s);

@@ -1,0 +1,137 @@
+"""The network of a configuration that names none: what its settings say, or a comparison on held-out training rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import training.network_choice as network_choice
+from training.choices import resolve_choices
+from training.config import TrainingConfig, build_config
+from training.data.panel import Panel, build_panel
+from training.data.splits import build_splits
+from training.network_choice import choose_network, held_out_loss, trial_steps
+
+CPU = torch.device("cpu")
+HORIZON = 8
+
+
+@pytest.mark.parametrize(
+    ("tree", "architecture", "rate"),
+    [
+        ({}, None, 0.001),
+        ({"model": {"architecture": "segrnn"}}, "segrnn", 0.003),
+        ({"model": {"segment_length": 8}}, "segrnn", 0.003),
+        ({"model": {"architecture": "segrnn"}, "optimizer": {"learning_rate": 0.002}}, "segrnn", 0.002),
+        ({"model": {"architecture": "segrnn"}, "optimizer": {"name": "sgd"}}, "segrnn", 0.001),
+        ({"model": {"architecture": "gru"}}, "gru", 0.001),
+        ({"model": {"hidden_size": 32}}, "lstm", 0.001),
+        ({"model": {"initialization": "chrono"}}, "lstm", 0.001),
+        ({"model": {"skip": "none"}}, "lstm", 0.001),
+        ({"fit": {"tbptt_steps": 10}}, "lstm", 0.001),
+        ({"model": {"hidden_size": 32}, "fit": {"warm_start": "sales@champion"}}, None, 0.001),
+        ({"model": {"scaler": "last", "horizon": 3, "hidden_size": 64}}, None, 0.001),
+    ],
+)
+def test_settings_of_one_kind_of_network_name_it(tree: dict[str, Any], architecture: str | None, rate: float) -> None:
+    """What only a recurrence has means lstm, a segment segrnn; each brings its learning rate unless one was written."""
+    config = build_config(tree)
+    assert (config.model.architecture, config.optimizer.learning_rate) == (architecture, rate)
+    again = build_config(config.model_dump(by_alias=True))
+    assert (again.model.architecture, again.optimizer.learning_rate) == (architecture, rate)
+
+
+def configuration(**optimizer: Any) -> TrainingConfig:
+    return build_config({
+        "data": {"calendar": "none", "season_length": 24, "futr_exog": ["promo"]},
+        "model": {"horizon": HORIZON, "context_length": 48},
+        "fit": {"max_steps": 800, "num_threads": 1},
+        "optimizer": optimizer,
+    })  # fmt: skip
+
+
+def panel_of(values: np.ndarray[Any, Any], promo: np.ndarray[Any, Any]) -> Panel:
+    ds = pd.date_range("2026-01-01", periods=len(values), freq="h")
+    frame = pd.DataFrame({"unique_id": "a", "ds": ds, "y": values, "promo": promo})
+    return build_panel(frame, configuration().data)
+
+
+def gated_season(length: int = 1500) -> Panel:
+    """The season is there where the promotion is on, else not: no sum of window and covariates says so."""
+    rng = np.random.default_rng(0)
+    promo = (rng.random(length) < 0.5).astype(float)
+    season = np.sin(2 * np.pi * np.arange(length) / 24)
+    return panel_of(10 * promo * season + 0.1 * rng.standard_normal(length), promo)
+
+
+def noise(length: int = 300) -> Panel:
+    """Nothing to learn but the level, and few rows to learn by heart."""
+    rng = np.random.default_rng(1)
+    return panel_of(rng.standard_normal(length), (rng.random(length) < 0.5).astype(float))
+
+
+def test_the_recurrent_network_is_taken_where_it_forecasts_held_out_rows_better() -> None:
+    """With its own sizes, and the losses in the note."""
+    config, notes, need = choose_network(configuration(), gated_season(), CPU)
+    assert (config.model.architecture, config.model.hidden_size, config.model.skip) == ("segrnn", 128, "linear")
+    assert config.optimizer.learning_rate == 0.003
+    assert notes[0].startswith("model.architecture = segrnn (loss on held-out training rows 0.")
+    assert "of linear after 200 steps" in notes[0]
+    assert need is not None
+
+
+def test_the_linear_map_is_taken_where_the_recurrent_network_learns_by_heart() -> None:
+    """And what the user wrote stays."""
+    config, notes, _ = choose_network(configuration(learning_rate=0.002), noise(), CPU)
+    assert (config.model.architecture, config.optimizer.learning_rate) == ("linear", 0.002)
+    assert "forecasts held-out training rows as well" in notes[0]
+
+
+def test_what_selects_and_tests_later_is_not_looked_at() -> None:
+    """Other values in the validation rows change nothing."""
+    losses = []
+    for factor in (1.0, 1e6):
+        panel = gated_season(600)
+        config = resolve_choices(build_config({
+            "data": {"calendar": "none", "season_length": 24, "futr_exog": ["promo"], "val_size": 60, "test_size": 40},
+            "model": {"architecture": "linear", "horizon": HORIZON, "context_length": 48}, "fit": {"max_steps": 20},
+        }), panel).config  # fmt: skip
+        panel.values[-100:] *= factor
+        inner = network_choice._hold_out(build_splits(panel, HORIZON, 60, 40))
+        assert inner.val_end[0] == 500
+        assert inner.train_end[0] == 425
+        losses.append(held_out_loss(config, panel, inner, CPU))
+    assert losses[0] == losses[1]
+
+
+def test_without_training_and_with_too_few_rows_it_is_the_recurrent_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither is a comparison, and the note says which."""
+    monkeypatch.setattr(network_choice, "held_out_loss", lambda *_: pytest.fail("trained"))
+    config, notes, _ = choose_network(configuration(), gated_season(), CPU, may_train=False)
+    assert config.model.architecture == "segrnn"
+    assert "train compares it" in notes[0]
+    config, notes, _ = choose_network(configuration(), gated_season(22), CPU)
+    assert config.model.architecture == "segrnn"
+    assert "too short to compare" in notes[0]
+
+
+def test_a_fit_that_breaks_has_lost() -> None:
+    """A rate that sends the loss to infinity ends a trial, not the run."""
+    tree = configuration().model_dump(by_alias=True, exclude_unset=True)
+    tree["model"]["architecture"] = "linear"
+    tree["optimizer"] = {"name": "sgd", "learning_rate": 1e38}
+    tree["fit"]["max_grad_norm"] = None
+    panel = noise(300)
+    config = resolve_choices(build_config(tree), panel).config
+    splits = network_choice._hold_out(build_splits(panel, HORIZON))
+    assert held_out_loss(config, panel, splits, CPU) == np.inf
+
+
+def test_a_trial_is_a_share_of_the_budget() -> None:
+    """At least a step, at most five hundred."""
+    steps = [trial_steps(build_config({"fit": {"max_steps": budget}})) for budget in (1, 100, 2000, 50_000)]
+    assert steps == [1, 25, 500, 500]
