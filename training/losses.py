@@ -8,7 +8,7 @@ so, 0.374 in the unit of the series).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -38,10 +38,12 @@ class ForecastLoss(NamedTuple):
     Attributes:
         name: Its name in the configuration.
         per_step: Loss of every step.
+        unit: What errors are measured in: the scale of their window, or the spread of their series.
     """
 
     name: LossName
     per_step: StepLoss
+    unit: Literal["window", "series"] = "window"
 
     def __call__(
         self,
@@ -81,7 +83,7 @@ class ForecastLoss(NamedTuple):
 
     def _unit(self, scale: Float[Tensor, "B 1"], scale_floor: Float[Tensor, "B 1"]) -> Float[Tensor, "B 1"]:
         """What errors are measured in; without a floor, of a series that does not vary or is not to be scaled, as they are."""
-        if self.name in SQUARED:
+        if self.unit == "series":
             return torch.where(scale_floor > 0, scale_floor / SCALE_FLOOR_SHARE, scale)
         return torch.maximum(scale, scale_floor)
 
@@ -142,4 +144,4 @@ def build_loss(name: LossName, levels: tuple[float, ...], head: HeadName) -> For
             prediction, target.expand_as(prediction), reduction="none", delta=HUBER_DELTA
         ),
     }
-    return ForecastLoss(name, error_loss(pointwise[name]))
+    return ForecastLoss(name, error_loss(pointwise[name]), "series" if name in SQUARED else "window")
