@@ -8,6 +8,7 @@ tests anything later. benchmarks/results/accuracy.md has what was chosen on twel
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
@@ -17,6 +18,7 @@ import torch
 from models.config import ScalerName
 from training.choices import Choices, resolve_choices
 from training.config import ArchitectureName, TrainingConfig, build_config
+from training.data.mapping import SilentWatch, Watch
 from training.data.panel import Panel
 from training.data.splits import Splits, build_splits
 from training.data.windows import TrainingWindows, WindowStore, covariate_statistics, validation_cutoffs
@@ -40,11 +42,15 @@ TAIL_SHARE = 0.15
 # network on few rows needs steps enough to show that it learns them by heart.
 TRIALS: dict[ArchitectureName, tuple[float, int]] = {RECURRENT: (0.5, 1000), LINEAR: (1.0, 2000)}
 MAX_HELD_OUT_WINDOWS = 512
+SILENT_WATCH = SilentWatch()
 # The recurrent network's loss must be lower by this factor: a tie goes to the map that has less to learn by heart.
 CLEARLY_LOWER = 0.99
 
 
-def choose_network(config: TrainingConfig, panel: Panel, device: torch.device, may_train: bool = True) -> Choices:
+def choose_network(
+    config: TrainingConfig, panel: Panel, device: torch.device, may_train: bool = True, watch: Watch = SILENT_WATCH,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Choices:  # fmt: skip
     """Fill in every null that depends on the data, the architecture first.
 
     Args:
@@ -52,6 +58,8 @@ def choose_network(config: TrainingConfig, panel: Panel, device: torch.device, m
         panel: The data.
         device: To train on.
         may_train: Whether the two may be compared; else the recurrent one is taken.
+        watch: Told how far the comparison is.
+        stop_requested: Asked after every step; True ends the comparison, and nothing is chosen by it.
 
     Raises:
         DataError: If the series are too short for the horizon.
@@ -67,11 +75,11 @@ def choose_network(config: TrainingConfig, panel: Panel, device: torch.device, m
     except DataError:
         return _say(recurrent, "the series are too short to compare it with another")
     linear = resolve_choices(_with_network(config, LINEAR, FROM_LAST if _may_scale(config) else None), panel)
-    losses = [held_out_loss(choices.config, panel, splits, device) for choices in (recurrent, linear)]
-    if losses[0] < CLEARLY_LOWER * losses[1] or not math.isfinite(losses[1]):
-        return _say(recurrent, f"loss on held-out training rows {losses[0]:.4g} against {losses[1]:.4g} of {LINEAR}")
-    found = f"loss on held-out training rows {losses[1]:.4g} against {losses[0]:.4g} of {RECURRENT}"
-    return _say(linear, f"forecasts as well as what has more to learn: {found}")
+    found = [held_out_loss(one.config, panel, splits, device, watch, stop_requested) for one in (recurrent, linear)]
+    if found[0] < CLEARLY_LOWER * found[1] or not math.isfinite(found[1]):
+        return _say(recurrent, f"loss on held-out training rows {found[0]:.4g} against {found[1]:.4g} of {LINEAR}")
+    losses = f"loss on held-out training rows {found[1]:.4g} against {found[0]:.4g} of {RECURRENT}"
+    return _say(linear, f"forecasts as well as what has more to learn: {losses}")
 
 
 def trial_steps(config: TrainingConfig) -> int:
@@ -80,7 +88,10 @@ def trial_steps(config: TrainingConfig) -> int:
     return min(most, max(1, int(share * config.fit.max_steps)))
 
 
-def held_out_loss(config: TrainingConfig, panel: Panel, splits: Splits, device: torch.device) -> float:
+def held_out_loss(
+    config: TrainingConfig, panel: Panel, splits: Splits, device: torch.device, watch: Watch = SILENT_WATCH,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> float:  # fmt: skip
     """Loss on the validation rows of the splits after a short fit on their training rows.
 
     Args:
@@ -88,10 +99,12 @@ def held_out_loss(config: TrainingConfig, panel: Panel, splits: Splits, device: 
         panel: The series.
         splits: With rows to train on and rows to compare on.
         device: To train on.
+        watch: Told how far it is.
+        stop_requested: Asked after every step.
 
     Returns:
         The loss that the configuration minimises, with errors in the spread of their series, so that it can be compared
-        between scalers; infinite if the fit breaks.
+        between scalers; infinite if the fit breaks or is to stop.
     """
     model, fit = config.model, config.fit.model_copy(update={"max_steps": trial_steps(config)})
     horizon, context_length = cast("int", model.horizon), cast("int", model.context_length)
@@ -110,14 +123,20 @@ def held_out_loss(config: TrainingConfig, panel: Panel, splits: Splits, device: 
     rates, norms = LearningRateSchedule(config.optimizer, fit.max_steps), GradientNorms(network)
     generator = torch.Generator().manual_seed(fit.seed)
     network.train()
+    watch.start(f"trying {model.network}", fit.max_steps, "steps")
     with share_threads(network, fit) as shares:
         try:
             for step in range(1, fit.max_steps + 1):
                 rates.apply(optimizer, step)
                 batch = store.gather(*windows.sample(fit.batch_size, generator))
                 train_step(network, batch, data.floor(batch), loss, optimizer, norms, fit, step, shares=shares)
+                watch.advance(1)
+                if stop_requested():
+                    return math.inf
         except NumericalError:
             return math.inf
+        finally:
+            watch.stop()
         found = validate(network, data, loss._replace(unit="series"), shares=shares).mean
     return found if math.isfinite(found) else math.inf
 

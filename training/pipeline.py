@@ -175,7 +175,8 @@ def train(
         GradcastError: Whatever went wrong, by kind.
         FitInterruptedError: If the user stopped the fit.
     """
-    prepared = prepare(config, watch=progress.reading, left_open=None if resume is None else resume.left_open())
+    left_open = None if resume is None else resume.left_open()
+    prepared = prepare(config, watch=progress.reading, left_open=left_open, stop_requested=stop_requested)
     config = prepared.config
     if config.fit.batch_size < team.size:
         message = f"must be at least one window per worker, but is {config.fit.batch_size} for {team.size} instead."

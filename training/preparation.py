@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from models.config import COUNT_HEADS
 from models.forecaster import Forecaster
 from training.config import DataConfig, TrainingConfig
 from training.data.counts import validate_counts
-from training.data.mapping import Watch
+from training.data.mapping import SilentWatch, Watch
 from training.data.panel import Panel, load_panel
 from training.data.splits import Splits, build_splits
 from training.data.windows import TrainingWindows, WindowStore, covariate_statistics, validation_cutoffs
@@ -71,16 +71,18 @@ def prepare(
     watch: Watch | None = None,
     left_open: Collection[str] | None = None,
     may_train: bool = True,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> Prepared:
     """Read the data, fill in the nulls, split, and build the network.
 
     Args:
         config: As the user wrote it.
         panel: The data of `config.data`, where it has been read already.
-        watch: Told how far the reading is where it takes long.
+        watch: Told how far reading is where it takes long, and training to choose a network.
         left_open: Of a configuration whose nulls were filled in since: those of the first reading, so that this one
             gives the same panel to the bit, and finds the same memory map.
         may_train: Whether a network that was left open may be chosen by training; else it is the one that mostly wins.
+        stop_requested: Ends that training early, and with it the use of what is prepared.
 
     Raises:
         ConfigurationError: If no data file is named.
@@ -106,7 +108,7 @@ def prepare(
     device = choose_device(config.fit.device)
     if config.fit.num_threads is not None:
         torch.set_num_threads(config.fit.num_threads)
-    config, notes, need = choose_network(config, panel, device, may_train)
+    config, notes, need = choose_network(config, panel, device, may_train, watch or SilentWatch(), stop_requested)
     horizon, context_length = config.model.horizon, config.model.context_length
     assert horizon is not None
     assert context_length is not None

@@ -149,3 +149,20 @@ def test_a_tie_goes_to_the_linear_map_from_the_last_value_unless_the_scaler_is_s
         tree = configuration().model_dump(by_alias=True, exclude_unset=True)
         tree["model"] |= model
         assert choose_network(build_config(tree), noise(), CPU).config.model.scaler == scaler
+
+
+def test_a_stop_ends_a_trial_after_its_step() -> None:
+    """The run that asked for it ends then, so nothing is concluded."""
+    asked: list[bool] = []
+
+    def stop() -> bool:
+        asked.append(True)
+        return len(asked) == 3
+
+    panel = noise()
+    tree = configuration().model_dump(by_alias=True, exclude_unset=True)
+    tree["model"]["architecture"] = "linear"
+    config = resolve_choices(build_config(tree), panel).config
+    splits = network_choice._hold_out(build_splits(panel, HORIZON))
+    assert held_out_loss(config, panel, splits, CPU, stop_requested=stop) == np.inf
+    assert len(asked) == 3
