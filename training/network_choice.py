@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from models.config import ScalerName
+from models.config import ScalerName, usual_scaler
 from training.choices import Choices, resolve_choices
 from training.config import ArchitectureName, TrainingConfig, build_config
 from training.data.mapping import SilentWatch, Watch
@@ -160,17 +160,21 @@ def _hold_out(splits: Splits) -> Splits:
 
 def _may_scale(config: TrainingConfig) -> bool:
     """Whether the scaler was left alone, and losses with different ones can be compared: likelihoods have their unit."""
-    return "scaler" not in config.model.model_fields_set and config.model.head in ("quantile", "point")
+    return config.model.scaler == usual_scaler(config.model.head) and config.model.head in ("quantile", "point")
 
 
 def _with_network(config: TrainingConfig, architecture: ArchitectureName, scaler: ScalerName | None = None) -> TrainingConfig:
-    """What the user wrote, with a network and with the defaults that go with it."""
-    tree = config.model_dump(by_alias=True, exclude_unset=True)
+    """The same with a network and the defaults that go with it.
+
+    A default that was written out counts as left alone: a file of `--print-config` must do what no file does.
+    """
+    tree = config.model_dump(by_alias=True, exclude_defaults=True)
     network = {"architecture": architecture} | ({} if scaler is None else {"scaler": scaler})
     return build_config(tree | {"model": tree.get("model", {}) | network})
 
 
 def _say(choices: Choices, reason: str) -> Choices:
-    model = choices.config.model
-    scaler = f" with model.scaler = {model.scaler}" if model.scaler == FROM_LAST else ""
-    return choices._replace(notes=(f"model.architecture = {model.architecture}{scaler} ({reason})", *choices.notes))
+    model, rate = choices.config.model, choices.config.optimizer.learning_rate
+    of_it = f"scaler {model.scaler}" if model.architecture == LINEAR else f"{model.hidden_size} units, dropout {model.dropout:g}"
+    sentence = f"model.architecture = {model.architecture}, with {of_it}, learning rate {rate:g} ({reason})"
+    return choices._replace(notes=(sentence, *choices.notes))

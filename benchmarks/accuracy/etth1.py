@@ -38,7 +38,7 @@ TARGETS = {96: 0.365, 192: 0.405, 336: 0.440, 720: 0.440}
 RECIPE = [
     f"model.context_length={CONTEXT}", "model.segment_length=24", "model.dropout=0.5", "model.head=point",
     "model.hidden_size=256", "model.scaler=last", "fit.loss=huber", "fit.batch_size=256", "data.calendar=none",
-    f"data.val_size={NUM_VALIDATION}",
+    f"data.val_size={NUM_VALIDATION}", "model.skip=none", "optimizer.learning_rate=0.001",
 ]  # fmt: skip
 """What is the paper's and not our default; but half its units, and Huber's loss instead of squared errors."""
 

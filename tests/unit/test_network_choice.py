@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 import training.network_choice as network_choice
 from training.choices import resolve_choices
@@ -79,7 +80,7 @@ def test_the_recurrent_network_is_taken_where_it_forecasts_held_out_rows_better(
     config, notes, need = choose_network(configuration(), gated_season(), CPU)
     assert (config.model.architecture, config.model.hidden_size, config.model.skip) == ("segrnn", 128, "linear")
     assert config.optimizer.learning_rate == 0.003
-    assert notes[0].startswith("model.architecture = segrnn (loss on held-out training rows 0.")
+    assert notes[0].startswith("model.architecture = segrnn, with 128 units, dropout 0.1, learning rate 0.003 (loss on held-out ")
     assert notes[0].endswith(" of linear)")
     assert need is not None
 
@@ -145,7 +146,7 @@ def test_a_tie_goes_to_the_linear_map_from_the_last_value_unless_the_scaler_is_s
 ) -> None:
     """Likelihoods of windows scaled differently are not comparable."""
     monkeypatch.setattr(network_choice, "held_out_loss", lambda *_: 1.0)
-    for model, scaler in (({}, "last"), ({"scaler": "standard"}, "standard"), ({"head": "normal"}, "standard")):
+    for model, scaler in (({}, "last"), ({"scaler": "robust"}, "robust"), ({"head": "normal"}, "standard")):
         tree = configuration().model_dump(by_alias=True, exclude_unset=True)
         tree["model"] |= model
         assert choose_network(build_config(tree), noise(), CPU).config.model.scaler == scaler
@@ -166,3 +167,12 @@ def test_a_stop_ends_a_trial_after_its_step() -> None:
     splits = network_choice._hold_out(build_splits(panel, HORIZON))
     assert held_out_loss(config, panel, splits, CPU, stop_requested=stop) == np.inf
     assert len(asked) == 3
+
+
+def test_a_file_of_all_defaults_does_what_no_file_does() -> None:
+    """`--print-config` writes them out; the network's own defaults still apply."""
+    written = build_config(yaml.safe_load(configuration().to_yaml()))
+    panel = gated_season()
+    of_file, of_none = (choose_network(config, panel, CPU, may_train=False).config for config in (written, configuration()))
+    assert of_file == of_none
+    assert (of_file.model.hidden_size, of_file.optimizer.learning_rate) == (128, 0.003)
