@@ -81,7 +81,7 @@ def _header(review: RunReview) -> str:
     layers = f"{model.num_layers} layer{'s' if model.num_layers != 1 else ''} of {model.hidden_size} units"
     facts = [
         f"<b>{escape(review.name)}</b>",
-        f"{escape(model.network)}, {layers}",
+        f"{escape(model.architecture or 'a network not chosen yet')}, {layers}",
         f"sees {unit.count(model.context_length or 0)}, forecasts {unit.count(model.horizon or 0)}",
         f"{review.evidence.step:,} training steps, {STATUS_WORDS[review.status]}",
         escape(unit.note),
