@@ -264,6 +264,7 @@ class Fit:
         self.state = FitState()
         self._lowest: ValidationLoss | None = None
         self._recent: list[StepReading] = []
+        self._step_began = 0.0
 
     def run(self) -> FitState:
         """Train; afterwards the network of the leader holds the weights that validation chose.
@@ -298,9 +299,9 @@ class Fit:
         if self.keep_start and self.state.step == 0:
             self._check()
         while self.state.step < self.fit.max_steps and not self._patience_exhausted():
-            started, computed = time.perf_counter(), time.process_time()
+            self._step_began, computed = time.perf_counter(), time.process_time()
             self._step()
-            self.state.fit_seconds += time.perf_counter() - started
+            self.state.fit_seconds += time.perf_counter() - self._step_began
             self.state.processor_seconds += time.process_time() - computed
             if self._is_check(self.state.step):
                 self._check()
@@ -415,14 +416,14 @@ class Fit:
         if self.fit.max_grad_norm:
             metrics["grad_clip/fraction"] = (clips < 1).double().mean().item()
             metrics["grad_clip/coefficient"] = clips.median().item()
-        metrics["speed/windows_per_second"] = self._speed()
+        metrics["speed/windows_per_second"] = self._speed(time.perf_counter() - self._step_began)
         unsent = self.gradient_norms.leaf_named(leaf_norms) | sizes | {"grad_norm/peak": peak}
         self.state.readings.add(step, metrics | unsent)
         self.tracker.log_metrics(metrics, step)
         shown = {
             "loss": metrics["loss/train"],
             "grad_norm": metrics["grad_norm/total"],
-            "windows_per_second": self._speed(),
+            "windows_per_second": metrics["speed/windows_per_second"],
         }
         self.progress.update(step, shown)
 
@@ -439,8 +440,9 @@ class Fit:
         reach = self.state.readings.last(names[-1]) if names else None
         return {} if reach is None else {"reach": reach}
 
-    def _speed(self) -> float:
-        return (self.state.step * self.fit.batch_size) / max(self.state.fit_seconds, 1e-9)
+    def _speed(self, under_way: float = 0.0) -> float:
+        """Windows per second so far; a step that is not over yet has taken `under_way` seconds."""
+        return (self.state.step * self.fit.batch_size) / max(self.state.fit_seconds + under_way, 1e-9)
 
     def _check(self) -> None:
         started = time.perf_counter()
