@@ -1,6 +1,6 @@
 """The table of peers from one or more files of scores, with what the comparison asks for.
 
-usage: benchmarks/accuracy/table.py SCORES.csv [SCORES.csv ...] [--label gradcast] [--out FILE]
+usage: benchmarks/accuracy/table.py SCORES.csv [SCORES.csv ...] [--label gradcast] [--name accuracy]
 
 SCORES.csv are written by the peers' score.py (columns task, lib, seed, MASE, fit_s, error). MASE is the mean over the seeds
 that were run. Ranks and ratios compare LABEL with every library that finished the task; other columns of ours (LABEL-...)
@@ -10,13 +10,17 @@ are shown, and not ranked.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from reporting import machine, write_results
 
-def summary(mase: pd.DataFrame, label: str) -> dict[str, float | str]:
+
+def summary(mase: pd.DataFrame, label: str) -> dict[str, float | int | str]:
     """Mean rank, worst ratio to the best peer of a task, and geometric mean of the ratios to the best single peer.
 
     Args:
@@ -57,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scores", nargs="+", type=Path)
     parser.add_argument("--label", default="gradcast")
-    parser.add_argument("--out", type=Path, help="write the table and the summary to this Markdown file")
+    parser.add_argument("--name", default="accuracy", help="name of the result files")
     options = parser.parse_args()
     scores = pd.concat([pd.read_csv(path) for path in options.scores], ignore_index=True)
     scores = scores[scores["error"].isna()]
@@ -66,10 +70,12 @@ def main() -> None:
     ours = [name for name in mase if name.startswith(options.label)]
     mase = mase[[*(name for name in mase if name not in ours), *ours]]
     found = summary(mase, options.label)
-    text = markdown(mase, scores, options.label) + "\n\n" + "\n".join(f"- {key}: {value}" for key, value in found.items())
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n", encoding="utf-8")
+    lines = [f"- {key.replace('_', ' ')}: {value:.3f}" if isinstance(value, float) else f"- {key.replace('_', ' ')}: {value}"
+             for key, value in found.items()]  # fmt: skip
+    columns = ["task", "lib", "seed", "MASE", "fit_s", "steps"]
+    rows = scores.reindex(columns=columns).astype(object).where(scores.reindex(columns=columns).notna(), None)
+    document = {"machine": machine(), "summary": found, "scores": rows.to_dict("records")}
+    write_results(options.name, markdown(mase, scores, options.label) + "\n\n" + "\n".join(lines) + "\n", document)
 
 
 if __name__ == "__main__":
