@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-ScalerName = Literal["standard", "mean_abs", "robust", "last", "revin", "none"]
+ScalerName = Literal["standard", "mean_abs", "robust", "last", "offset", "revin", "none"]
 InitializationName = Literal["torch", "orthogonal", "forget_bias", "chrono", "identity"]
 ConformalName = Literal["none", "split"]
 DistributionName = Literal["normal", "student_t", "negative_binomial", "poisson"]

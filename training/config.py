@@ -53,7 +53,7 @@ FillPolicy = Literal["mask", "ffill", "linear", "zero", "error"]
 IrregularPolicy = Literal["error", "resample"]
 OptimizerName = Literal["sgd", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "radam"]
 ScheduleName = Literal["constant", "cosine", "one_cycle", "plateau"]
-LossName = Literal["auto", "quantile", "mae", "mse", "huber", "nll"]
+LossName = Literal["auto", "quantile", "mae", "mse", "huber", "frequency", "nll"]
 CALENDAR_FEATURES = (
     "minute_of_hour", "hour_of_day", "day_of_week", "day_of_month", "day_of_year", "week_of_year", "month_of_year",
     "quarter_of_year",
@@ -155,7 +155,7 @@ class ModelConfig(_Section):
     series_embedding: int | None = Field(default=None, ge=1, le=MAX_SERIES_EMBEDDING)
     """Length of a learned vector per series, joined to its input; null = none. A series not trained on has one in common."""
     scaler: ScalerName = "standard"
-    """Per-window scaling: standard, mean_abs, robust, last, revin or none (counts: mean_abs)."""
+    """Per-window scaling: standard, mean_abs, robust, last, offset (last value, unit kept), revin, none (counts: mean_abs)."""
     decoder: DecoderName = "direct"
     """How the final state becomes the horizon: direct (all steps at once) or recursive (each from the one before)."""
     num_paths: int = Field(default=DEFAULT_PATHS, ge=1, le=MAX_PATHS)
@@ -224,7 +224,7 @@ class FitConfig(_Section):
     batch_size: int = Field(default=64, ge=1)
     """Windows per step."""
     loss: LossName = "auto"
-    """auto = quantile for the quantile head, mae for the point head (or mse, huber), nll for distributions."""
+    """auto = quantile for the quantile head, mae for the point head (or mse, huber, frequency), nll for distributions."""
     max_grad_norm: float | None = Field(default=1.0, gt=0.0)
     """Clip the total gradient norm here; null = no clipping."""
     val_check_steps: int = Field(default=100, ge=1)
@@ -365,7 +365,7 @@ def _tree(section: Any) -> dict[str, Any] | None:
 def _possible_losses(head: HeadName) -> tuple[LossName, ...]:
     if head in DISTRIBUTION_NAMES:
         return ("nll",)
-    return ("quantile",) if head == "quantile" else ("mae", "mse", "huber")
+    return ("quantile",) if head == "quantile" else ("mae", "mse", "huber", "frequency")
 
 
 def _impossible_combinations(config: TrainingConfig) -> Iterable[Problem]:

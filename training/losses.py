@@ -23,11 +23,16 @@ from training.config import LossName
 HUBER_DELTA = 1.0
 # Smallest scale that a window's errors are measured in, as a share of its series' standard deviation over the training rows.
 SCALE_FLOOR_SHARE = 0.01
-SQUARED: tuple[LossName, ...] = ("mse", "huber")
+# Share of the errors' Fourier coefficients in the loss `frequency`; the rest is Huber's.
+FREQUENCY_SHARE = 0.8
+IN_SPREAD: tuple[LossName, ...] = ("mse", "huber", "frequency")
 # Loss of every forecast value from prediction and target, both without unit.
 PointwiseLoss = Callable[[Float[Tensor, "B H Q"], Float[Tensor, "B H 1"]], Float[Tensor, "B H Q"]]
-# Loss of every step from the forecast, finite targets in the unit of `y`, and the unit that errors are measured in.
-StepLoss = Callable[[ScaledForecast, Float[Tensor, "B H"], Float[Tensor, "B 1"]], Float[Tensor, "B H"]]
+# Loss of every step from the forecast, finite targets in the unit of `y`, where these are real, and the unit that errors are
+# measured in.
+StepLoss = Callable[
+    [ScaledForecast, Float[Tensor, "B H"], Bool[Tensor, "B H"], Float[Tensor, "B 1"]], Float[Tensor, "B H"]
+]
 
 
 class ForecastLoss(NamedTuple):
@@ -77,7 +82,7 @@ class ForecastLoss(NamedTuple):
         """Summed loss and number of observed targets of every window, to average over several batches exactly."""
         # A missing target takes the level, so that it stays finite; its loss is masked away.
         known = torch.where(target_mask, target, forecast.loc)
-        per_step = self.per_step(forecast, known, self._unit(forecast.scale, scale_floor))
+        per_step = self.per_step(forecast, known, target_mask, self._unit(forecast.scale, scale_floor))
         mask = target_mask.to(per_step.dtype)
         return (per_step * mask).sum(dim=1), mask.sum(dim=1)
 
@@ -92,11 +97,30 @@ def error_loss(pointwise: PointwiseLoss) -> StepLoss:
     """Mean over the forecast values of a step of a loss of their errors, measured in the unit."""
 
     def per_step(
-        forecast: ScaledForecast, target: Float[Tensor, "B H"], unit: Float[Tensor, "B 1"]
+        forecast: ScaledForecast, target: Float[Tensor, "B H"], _mask: Bool[Tensor, "B H"], unit: Float[Tensor, "B 1"]
     ) -> Float[Tensor, "B H"]:
         scaled_target = ((target - forecast.loc) / unit)[..., None]
         scaled_prediction = forecast.prediction * (forecast.scale / unit)[..., None]
         return pointwise(scaled_prediction, scaled_target).mean(dim=-1)
+
+    return per_step
+
+
+def frequency_loss(pointwise: PointwiseLoss) -> StepLoss:
+    """A loss of single errors, and the size of the Fourier coefficients of all errors of a window (Wang et al. 2024, 2402.02399).
+
+    Steps of a season err together, which a loss step by step does not see; their coefficients hardly do. An unknown target
+    counts as hit.
+    """
+    error_at_a_step = error_loss(pointwise)
+
+    def per_step(
+        forecast: ScaledForecast, target: Float[Tensor, "B H"], mask: Bool[Tensor, "B H"], unit: Float[Tensor, "B 1"]
+    ) -> Float[Tensor, "B H"]:
+        values = forecast.prediction[..., 0].to(target.dtype)  # half precision has no Fourier transform
+        error = (values * forecast.scale + forecast.loc - target) / unit * mask
+        size = torch.fft.rfft(error, norm="ortho").abs().mean(dim=1, keepdim=True)
+        return torch.lerp(error_at_a_step(forecast, target, mask, unit), size.expand_as(error), FREQUENCY_SHARE)
 
     return per_step
 
@@ -109,7 +133,7 @@ def likelihood_loss(distribution: Distribution) -> StepLoss:
     """
 
     def per_step(
-        forecast: ScaledForecast, target: Float[Tensor, "B H"], unit: Float[Tensor, "B 1"]
+        forecast: ScaledForecast, target: Float[Tensor, "B H"], _mask: Bool[Tensor, "B H"], unit: Float[Tensor, "B 1"]
     ) -> Float[Tensor, "B H"]:
         parameters = forecast.prediction.to(target.dtype)  # half precision has too few digits for a likelihood
         scaled_target = (target - forecast.loc) / forecast.scale
@@ -144,4 +168,7 @@ def build_loss(name: LossName, levels: tuple[float, ...], head: HeadName) -> For
             prediction, target.expand_as(prediction), reduction="none", delta=HUBER_DELTA
         ),
     }
-    return ForecastLoss(name, error_loss(pointwise[name]), "series" if name in SQUARED else "window")
+    unit: Literal["window", "series"] = "series" if name in IN_SPREAD else "window"
+    if name == "frequency":
+        return ForecastLoss(name, frequency_loss(pointwise["huber"]), unit)
+    return ForecastLoss(name, error_loss(pointwise[name]), unit)

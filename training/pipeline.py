@@ -181,9 +181,9 @@ def train(
     if config.fit.batch_size < team.size:
         message = f"must be at least one window per worker, but is {config.fit.batch_size} for {team.size} instead."
         raise ConfigurationError([Problem("config_conflict", "fit.batch_size", message, "Raise it, or use fewer workers.")])
+    _leave_if(stop_requested)  # before a comparison that was cut short says what it chose
     for note in prepared.notes:
         say(note)
-    _leave_if(stop_requested)
     run = resume or RunDirectory.create(config, output)
     say(f"run directory {run.path}")
     with run.locked():

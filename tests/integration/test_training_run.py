@@ -117,6 +117,16 @@ def test_stopped_and_resumed_equals_uninterrupted_to_the_bit(data: Path, optimiz
     assert resumed.state.readings.series("loss/val") == whole.state.readings.series("loss/val")
 
 
+def test_a_stop_while_the_network_is_chosen_says_no_choice_and_leaves_no_run(data: Path) -> None:
+    """A comparison that was cut short has found nothing."""
+    said: list[str] = []
+    config = load_config(None, [f"data.path={data}", "model.horizon=6", "fit.max_steps=60"])
+    with pytest.raises(FitInterruptedError):
+        pipeline.train(config, output=Path("run"), stop_requested=StopAt(5), say=said.append)
+    assert said == []
+    assert not Path("run").exists()
+
+
 def test_killed_with_9_in_mid_fit_and_resumed_equals_uninterrupted(data: Path) -> None:
     """From the command line, as a crash would do it."""
     arguments = [

@@ -68,7 +68,7 @@ def test_every_scaler_and_loss_is_covered(rows):
     """Each per-window scaler and each loss of the configuration appears in a whole-forecaster check."""
     text = " ".join(row.what for row in rows)
     assert all(f"{scaler} scaler" in text for scaler in get_args(ScalerName))
-    assert all(f"{loss} loss" in text for loss in ("quantile", "mae", "mse", "huber"))
+    assert all(f"{loss} loss" in text for loss in ("quantile", "mae", "mse", "huber", "frequency"))
 
 
 def test_encoder_row_covers_inputs_initial_states_weights_and_biases(rows):

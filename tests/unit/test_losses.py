@@ -39,9 +39,9 @@ def test_the_medians_quantile_loss_is_the_absolute_error() -> None:
     assert build_loss("auto", (0.5,), "point")(prediction, target, SEEN, NO_FLOOR).item() == pytest.approx(3.5)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("mae", 3.0), ("mse", 9.0), ("huber", 2.5)])
+@pytest.mark.parametrize(("name", "expected"), [("mae", 3.0), ("mse", 9.0), ("huber", 2.5), ("frequency", 0.2 * 2.5 + 0.8 * 3.0)])
 def test_point_losses_by_hand(name: str, expected: float) -> None:
-    """Error 3: 3, 9, and 3 - 0.5 for Huber with delta 1."""
+    """Error 3: 3, 9, 3 - 0.5 for Huber with delta 1; one step is its own Fourier coefficient."""
     loss = build_loss(name, (0.5,), "point")
     assert loss(forecast([0.0]), torch.tensor([[3.0]]), SEEN, NO_FLOOR).item() == pytest.approx(expected)
 
@@ -92,10 +92,32 @@ def test_a_batch_without_any_target_has_loss_zero() -> None:
     assert loss(forecast([1.0]), torch.tensor([[torch.nan]]), ~SEEN, NO_FLOOR).item() == 0.0
 
 
-@pytest.mark.parametrize(("name", "expected"), [("mse", 4.0), ("huber", 1.5)])
+@pytest.mark.parametrize(("name", "expected"), [("mse", 4.0), ("huber", 1.5), ("frequency", 0.2 * 1.5 + 0.8 * 2.0)])
 def test_squared_errors_are_measured_in_the_spread_of_the_series(name: str, expected: float) -> None:
     """Spread 4, so floor 0.04: an error of 8 is 2 spreads, in a window of scale 0.5 as in one of scale 16."""
     loss = build_loss(name, (0.5,), "point")
     for scale in (0.5, 16.0):
         value = loss(forecast([0.0], 10.0, scale), torch.tensor([[18.0]]), SEEN, torch.tensor([[0.04]]))
         assert value.item() == pytest.approx(expected)
+
+
+def test_the_fourier_coefficients_of_the_errors_by_hand() -> None:
+    """Errors 1, 0, -1, 0 are a wave of 4 steps: coefficients 0, (1 + 1) / sqrt(4) = 1, 0; Huber 1/2, 0, 1/2, 0."""
+    loss = build_loss("frequency", (0.5,), "point")
+    seen = torch.ones(1, 4, dtype=torch.bool)
+    scaled = ScaledForecast(torch.tensor([[[1.0], [0.0], [-1.0], [0.0]]]), torch.zeros(1, 1), torch.ones(1, 1))
+    assert loss(scaled, torch.zeros(1, 4), seen, NO_FLOOR).item() == pytest.approx(0.2 * 0.25 + 0.8 / 3)
+
+
+def test_a_missing_target_has_no_fourier_coefficient() -> None:
+    """No gradient comes from its step, whatever was forecast there."""
+    prediction = torch.tensor([[[1.0], [70.0], [-1.0], [0.5]]], requires_grad=True)
+    scaled = ScaledForecast(prediction, torch.zeros(1, 1), torch.ones(1, 1))
+    mask = torch.tensor([[True, False, True, True]])
+    loss = build_loss("frequency", (0.5,), "point")
+    value = loss(scaled, torch.tensor([[0.0, torch.nan, 0.0, 0.0]]), mask, NO_FLOOR)
+    value.backward()
+    assert prediction.grad is not None
+    assert prediction.grad[0, 1].item() == 0.0
+    hit = ScaledForecast(torch.tensor([[[1.0], [0.0], [-1.0], [0.5]]]), torch.zeros(1, 1), torch.ones(1, 1))
+    assert value.item() == pytest.approx(loss(hit, torch.zeros(1, 4), mask, NO_FLOOR).item())

@@ -45,7 +45,7 @@ def windows(batch: int = 6) -> ForecastInputs:
     )
 
 
-@pytest.mark.parametrize("scaler", ["standard", "mean_abs", "robust", "last", "revin", "none"])
+@pytest.mark.parametrize("scaler", ["standard", "mean_abs", "robust", "last", "offset", "revin", "none"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_last_observation_moves_the_first_forecast_step(architecture: str, scaler: str) -> None:
     """No horizon step is decoded from a state that has not seen the newest value."""

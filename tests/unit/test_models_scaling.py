@@ -8,7 +8,7 @@ import torch
 from models.scaling import RELATIVE_FLOOR, build_scaler, inverse
 
 AFFINE = ("standard", "robust", "last", "revin")
-ALL = (*AFFINE, "mean_abs", "none")
+ALL = (*AFFINE, "offset", "mean_abs", "none")
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def window() -> tuple[torch.Tensor, torch.Tensor]:
         ("mean_abs", 0.0, 3.0),
         ("robust", 2.5, (3.75 - 1.75) / 1.349),  # quartiles 1.75 and 3.75
         ("last", 6.0, (5 + 4 + 3 + 0) / 4),
+        ("offset", 6.0, 1.0),
         ("revin", 3.0, 3.5**0.5),
         ("none", 0.0, 1.0),
     ],

@@ -63,8 +63,8 @@ SEGMENT_LENGTH = 2
 QUANTILE_LEVELS = (0.1, 0.5, 0.8, 0.9)
 # Beside the defaults (standard scaler, quantile head and loss), each of these and every distribution once, with the
 # fastest network.
-SCALERS: tuple[ScalerName, ...] = ("mean_abs", "robust", "last", "revin", "none")
-POINT_LOSSES: tuple[LossName, ...] = ("mae", "mse", "huber")
+SCALERS: tuple[ScalerName, ...] = ("mean_abs", "robust", "last", "offset", "revin", "none")
+POINT_LOSSES: tuple[LossName, ...] = ("mae", "mse", "huber", "frequency")
 _GATED: dict[str, type[GRUConfig | LSTMConfig | MinGRUConfig | MinLSTMConfig]] = {
     "gru": GRUConfig, "lstm": LSTMConfig, "mingru": MinGRUConfig, "minlstm": MinLSTMConfig,
 }  # fmt: skip

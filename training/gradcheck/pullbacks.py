@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from training.config import LossName
 from training.gradcheck.cells import Array, sigmoid
-from training.losses import HUBER_DELTA
+from training.losses import FREQUENCY_SHARE, HUBER_DELTA
 
 # Beyond this torch takes softplus(x) = x; the derivative it leaves out is 2e-9, twenty times the tolerance of the check.
 SOFTPLUS_LINEAR = 20.0
@@ -108,11 +108,11 @@ def masked_loss(
     """Mean loss over the observed targets, and its derivatives.
 
     Every loss is a function of the error e = p s/u - (y - l)/u alone, with prediction p, level l, scale s and unit
-    u = max(s, floor); for `mse` and `huber` u is the series' spread, a hundred floors. With g = loss'(e): dp = g s/u,
-    dl = g/u, ds = g p/u, du = -g e/u; and du joins ds where u is s.
+    u = max(s, floor); for `mse`, `huber` and `frequency` u is the series' spread, a hundred floors. With g = loss'(e):
+    dp = g s/u, dl = g/u, ds = g p/u, du = -g e/u; and du joins ds where u is s.
 
     Args:
-        name: `quantile`, `mae`, `mse` or `huber`.
+        name: `quantile`, `mae`, `mse`, `huber` or `frequency`.
         levels: Quantile levels along Q.
         prediction: Forecast in units of `scale` around `loc`.
         loc: Level of each window.
@@ -122,11 +122,15 @@ def masked_loss(
     Returns:
         The loss and its derivatives.
     """
-    is_in_spread = name in ("mse", "huber")
+    is_in_spread = name in ("mse", "huber", "frequency")
     unit = 100.0 * truth.scale_floor if is_in_spread else np.maximum(scale, truth.scale_floor)
     known = np.where(truth.mask, truth.target, loc)
     error = prediction * (scale / unit)[..., None] - ((known - loc) / unit)[..., None]
-    value, slope = _pointwise(name, np.asarray(levels), error)
+    value, slope = _pointwise("huber" if name == "frequency" else name, np.asarray(levels), error)
+    if name == "frequency":
+        size, size_slope = _fourier(error[..., 0] * truth.mask, truth.mask.sum(axis=1, keepdims=True))
+        value = (1.0 - FREQUENCY_SHARE) * value + FREQUENCY_SHARE * size[..., None]
+        slope = (1.0 - FREQUENCY_SHARE) * slope + FREQUENCY_SHARE * size_slope[..., None]
     weight = truth.mask[..., None] / (max(truth.mask.sum(), 1) * prediction.shape[-1])
     g, column = slope * weight, unit[..., None]
     d_loc = (g / column).sum(axis=(1, 2))[:, None]
@@ -135,6 +139,22 @@ def masked_loss(
     if not is_in_spread:
         d_scale = d_scale + d_unit * (scale > truth.scale_floor)
     return float((value * weight).sum()), LossGradients(g * (scale / unit)[..., None], d_loc, d_scale)
+
+
+def _fourier(error: Float[Array, "B H"], count: Float[Array, "B 1"]) -> tuple[Array, Array]:
+    """Mean size of the K coefficients c_k = H^-1/2 sum_t e_t exp(-2 pi i k t / H), for every step, and its slope.
+
+    d|c_k|/de_t = Re(conj(c_k)/|c_k| exp(-2 pi i k t / H)) / sqrt(H); every one of `count` steps has the same size, and
+    the sum over them depends on each error.
+    """
+    horizon = error.shape[1]
+    steps = np.arange(horizon)
+    waves = np.exp(-2j * np.pi * np.outer(np.arange(horizon // 2 + 1), steps) / horizon) / np.sqrt(horizon)
+    coefficients = error @ waves.T
+    size = np.abs(coefficients)
+    direction = np.conj(coefficients) / np.where(size > 0, size, 1.0)
+    slope = (direction @ waves).real / len(waves)
+    return np.repeat(size.mean(axis=1, keepdims=True), horizon, axis=1), slope * count
 
 
 def _pointwise(name: LossName, levels: Float[Array, " Q"], error: Float[Array, "B H Q"]) -> tuple[Array, Array]:

@@ -84,6 +84,10 @@ def _last(x: Float[Array, " N"]) -> _Row:
     return _Row(last, float(np.abs(x - last).mean()), is_last, (signs - is_last * signs.sum()) / x.size)
 
 
+def _offset(x: Float[Array, " N"]) -> _Row:
+    return _last(x)._replace(scale=1.0, d_scale=np.zeros_like(x))
+
+
 def _robust(x: Float[Array, " N"]) -> _Row:
     """A quantile between two order statistics moves with these two alone."""
     levels = np.stack([_quantile_weights(x, level) for level in (0.25, 0.5, 0.75)])
@@ -113,6 +117,7 @@ _ROWS = {
     "mean_abs": _mean_abs,
     "robust": _robust,
     "last": _last,
+    "offset": _offset,
     "revin": _standard,
     "none": _none,
 }
