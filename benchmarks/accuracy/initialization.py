@@ -73,7 +73,7 @@ class Case:
         """What every run of this case shares, as options."""
         panel = PANELS[self.data]
         chosen = [
-            f"model.horizon={panel.horizon}", f"data.test_size={panel.horizon * panel.windows}", "model.architecture=lstm",
+            f"model.horizon={panel.horizon}", f"data.test_size={panel.horizon * panel.windows}", "model.architecture=lstm", "model.skip=linear",
             f"data.calendar={self.calendar}", f"fit.max_steps={steps}", "fit.num_threads=1", *panel.settings,
         ]  # fmt: skip
         return [word for setting in chosen for word in ("--set", setting)]
@@ -156,7 +156,9 @@ def main() -> int:
                 "machine": machine(), "steps": arguments.steps, "seeds": seeds, "rows": rows, "relative": relative,
                 "rule": {f"{key.data}, {key.calendar}": value for key, value in chosen.items()},
             }  # fmt: skip
-            write_results("initialization", table + note, document, is_quiet=len(chosen) < 2 * len(arguments.only.split(",")))
+            write_results(
+                "initialization", table + note, document, is_quiet=len(chosen) < 2 * len(arguments.only.split(","))
+            )
     return int(relative[RULE] >= min(relative[name] for name in FIXED))
 
 
