@@ -37,10 +37,14 @@ TABLE = {96: (0.368, 0.395), 192: (0.408, 0.419), 336: (0.444, 0.440), 720: (0.4
 TARGETS = {96: 0.365, 192: 0.405, 336: 0.440, 720: 0.440}
 RECIPE = [
     f"model.context_length={CONTEXT}", "model.segment_length=24", "model.dropout=0.5", "model.head=point",
-    "model.hidden_size=256", "model.scaler=last", "fit.loss=huber", "fit.batch_size=256", "data.calendar=none",
-    f"data.val_size={NUM_VALIDATION}", "model.skip=none", "optimizer.learning_rate=0.001",
+    "model.hidden_size=256", "model.scaler=offset", "model.series_embedding=32", "fit.loss=frequency",
+    "fit.batch_size=256", "data.calendar=none", f"data.val_size={NUM_VALIDATION}", "model.skip=none",
+    "optimizer.learning_rate=0.001",
 ]  # fmt: skip
-"""What is the paper's and not our default; but half its units, and Huber's loss instead of squared errors."""
+"""What is the paper's and not our default; but half its units, a vector per channel of 32 instead of 256 numbers, and a loss
+of Fourier coefficients instead of squared errors."""
+STEPS = {96: 2000, 192: 2000, 336: 1000, 720: 1000}
+"""Optimizer steps: far horizons learn the training year by heart sooner."""
 
 
 def standardised(folder: Path) -> pd.DataFrame:
@@ -55,8 +59,9 @@ def standardised(folder: Path) -> pd.DataFrame:
 @torch.no_grad()
 def score(bundle: Path, data: Path, horizon: int) -> tuple[float, float]:
     """Mean squared and mean absolute error over all test windows."""
-    forecaster = load_bundle(bundle).forecaster.eval()
-    panel = load_panel(DataConfig(path=str(data), calendar="none"), horizon=horizon)
+    loaded = load_bundle(bundle)
+    forecaster = loaded.forecaster.eval()
+    panel = load_panel(DataConfig(path=str(data), calendar="none"), horizon, loaded.manifest.columns)
     store = WindowStore(panel, CONTEXT, horizon)
     first = NUM_TRAIN + NUM_VALIDATION
     cutoffs = torch.arange(first, first + NUM_TEST - horizon + 1)
@@ -79,7 +84,7 @@ def run(folder: Path, horizon: int, seed: int, settings: list[str]) -> dict[str,
         last = rows["ds"].unique()[NUM_TRAIN + NUM_VALIDATION - 1]
         rows[rows["ds"] <= last].to_parquet(f"{scratch}/train.parquet", index=False)
         rows.to_parquet(f"{scratch}/all.parquet", index=False)
-        quiet = ["tracking.register=false", f"tracking.uri=sqlite:///{scratch}/mlflow.db"]
+        quiet = [f"fit.max_steps={STEPS[horizon]}", "tracking.register=false", f"tracking.uri=sqlite:///{scratch}/mlflow.db"]
         started = time.perf_counter()
         document = gradcast(
             "train", "--architecture", "segrnn", "--data", f"{scratch}/train.parquet", "--out", f"{scratch}/run",

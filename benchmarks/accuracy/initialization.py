@@ -73,7 +73,8 @@ class Case:
         """What every run of this case shares, as options."""
         panel = PANELS[self.data]
         chosen = [
-            f"model.horizon={panel.horizon}", f"data.test_size={panel.horizon * panel.windows}", "model.architecture=lstm", "model.skip=linear",
+            f"model.horizon={panel.horizon}", f"data.test_size={panel.horizon * panel.windows}", "model.architecture=lstm",
+            "model.skip=linear",  # what goes with a start that was left open
             f"data.calendar={self.calendar}", f"fit.max_steps={steps}", "fit.num_threads=1", *panel.settings,
         ]  # fmt: skip
         return [word for setting in chosen for word in ("--set", setting)]
