@@ -16,20 +16,18 @@ import numpy as np
 import torch
 
 from models.config import ScalerName, usual_scaler
+from training.assembly import assemble, build_fit_data
 from training.choices import Choices, resolve_choices
 from training.config import ArchitectureName, TrainingConfig, build_config
 from training.data.mapping import SilentWatch, Watch
 from training.data.panel import Panel
 from training.data.splits import Splits, build_splits
-from training.data.windows import TrainingWindows, WindowStore, covariate_statistics, validation_cutoffs
+from training.data.windows import validation_cutoffs
 from training.errors import DataError, NumericalError
 from training.gradients.norms import GradientNorms
-from training.loop import FitData, train_step, validate
+from training.loop import train_step, validate
 from training.losses import build_loss
-from training.networks import build_network
 from training.optimizers import LearningRateSchedule, build_optimizer
-from training.precision import DTYPES
-from training.scale_floor import series_scale_floor
 from training.shares import share_threads
 
 RECURRENT: ArchitectureName = "segrnn"
@@ -107,17 +105,8 @@ def held_out_loss(
         between scalers; infinite if the fit breaks or is to stop.
     """
     model, fit = config.model, config.fit.model_copy(update={"max_steps": trial_steps(config)})
-    horizon, context_length = cast("int", model.horizon), cast("int", model.context_length)
-    panel = panel.extended(horizon)
-    if model.series_embedding is not None and not panel.columns.series:
-        panel = panel.numbered(splits.excluded)
-    store = WindowStore(panel, context_length, horizon, device=str(device))
-    torch.manual_seed(fit.seed)
-    dtype = DTYPES[fit.precision]
-    network = build_network(config, panel, covariate_statistics(panel, splits)).to(device=device, dtype=dtype)
-    floor = series_scale_floor(panel, splits, model.scaler != "none").to(device, dtype)
-    windows, held_out = TrainingWindows(store, splits), validation_cutoffs(splits, MAX_HELD_OUT_WINDOWS)
-    data = FitData(store, windows, held_out, floor, panel.ids)
+    panel, store, network = assemble(config, panel, splits, device)
+    data = build_fit_data(config, panel, store, splits, MAX_HELD_OUT_WINDOWS)
     loss = build_loss(fit.loss, network.config.output_levels, model.head)
     optimizer = build_optimizer(config.optimizer, network.parameters(), device)
     rates, norms = LearningRateSchedule(config.optimizer, fit.max_steps), GradientNorms(network)
@@ -128,7 +117,7 @@ def held_out_loss(
         try:
             for step in range(1, fit.max_steps + 1):
                 rates.apply(optimizer, step)
-                batch = store.gather(*windows.sample(fit.batch_size, generator))
+                batch = store.gather(*data.windows.sample(fit.batch_size, generator))
                 train_step(network, batch, data.floor(batch), loss, optimizer, norms, fit, step, shares=shares)
                 watch.advance(1)
                 if stop_requested():

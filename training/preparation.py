@@ -10,19 +10,17 @@ import torch
 
 from models.config import COUNT_HEADS
 from models.forecaster import Forecaster
+from training import assembly
 from training.config import DataConfig, TrainingConfig
 from training.data.counts import validate_counts
 from training.data.mapping import SilentWatch, Watch
 from training.data.panel import Panel, load_panel
 from training.data.splits import Splits, build_splits
-from training.data.windows import TrainingWindows, WindowStore, covariate_statistics, validation_cutoffs
+from training.data.windows import WindowStore
 from training.errors import ConfigurationError, Problem
 from training.gradients.need import Need
 from training.loop import FitData
 from training.network_choice import choose_network
-from training.networks import build_network
-from training.precision import DTYPES
-from training.scale_floor import series_scale_floor
 from training.warm_start import load_weights, open_warm_start
 
 MAX_VALIDATION_WINDOWS = 1024
@@ -109,21 +107,11 @@ def prepare(
     if config.fit.num_threads is not None:
         torch.set_num_threads(config.fit.num_threads)
     config, notes, need = choose_network(config, panel, device, may_train, watch or SilentWatch(), stop_requested)
-    horizon, context_length = config.model.horizon, config.model.context_length
-    assert horizon is not None
-    assert context_length is not None
-    panel = panel.extended(horizon)
-    splits = build_splits(panel, horizon, config.data.val_size, config.data.test_size)
-    if config.model.series_embedding is not None and not panel.columns.series:
-        panel = panel.numbered(splits.excluded)
-    store = WindowStore(panel, context_length, horizon, device=str(device))
-    statistics = covariate_statistics(panel, splits)
-    # Nothing random may happen between the seed and the fit: dropout goes on where the initialisation ended.
-    torch.manual_seed(config.fit.seed)
-    forecaster = build_network(config, panel, statistics)
+    assert config.model.horizon is not None
+    splits = build_splits(panel, config.model.horizon, config.data.val_size, config.data.test_size)
+    panel, store, forecaster = assembly.assemble(config, panel, splits, device)
     if bundle is not None:
         load_weights(forecaster, bundle)
-    forecaster.to(device=device, dtype=DTYPES[config.fit.precision])
     seconds = time.perf_counter() - started
     said = (*notes, *panel.notes, *splits.notes)
     known_until = "" if bundle is None else bundle.manifest.trained_until
@@ -144,12 +132,9 @@ def _as_read(config: TrainingConfig, left_open: Collection[str]) -> tuple[DataCo
 
 def build_fit_data(prepared: Prepared) -> FitData:
     """Training windows, the fixed validation windows, and what their errors are measured in."""
-    config, store, splits = prepared.config, prepared.store, prepared.splits
-    floor = series_scale_floor(prepared.panel, splits, config.model.scaler != "none")
-    return FitData(
-        store, TrainingWindows(store, splits), validation_cutoffs(splits, MAX_VALIDATION_WINDOWS),
-        floor.to(store.device, DTYPES[config.fit.precision]), prepared.panel.ids,
-    )  # fmt: skip
+    return assembly.build_fit_data(
+        prepared.config, prepared.panel, prepared.store, prepared.splits, MAX_VALIDATION_WINDOWS
+    )
 
 
 def choose_device(name: str) -> torch.device:
