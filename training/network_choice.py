@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from models.config import ScalerName, usual_scaler
 from training.assembly import assemble, build_fit_data
-from training.choices import Choices, resolve_choices
+from training.choices import Choices, longest_context, resolve_choices
 from training.config import ArchitectureName, TrainingConfig, build_config
 from training.data.mapping import SilentWatch, Watch
 from training.data.panel import Panel
@@ -41,6 +41,8 @@ TAIL_SHARE = 0.15
 TRIALS: dict[ArchitectureName, tuple[float, int]] = {RECURRENT: (0.5, 1000), LINEAR: (1.0, 2000)}
 MAX_HELD_OUT_WINDOWS = 512
 SILENT_WATCH = SilentWatch()
+# Contexts tried with the linear map, times the usual one: on sea temperatures four times as far took MASE from 1.07 to 0.76.
+LONGER_CONTEXTS = (2, 4)
 # The recurrent network's loss must be lower by this factor: what is nearly a tie goes to the map that has less to learn by heart.
 CLEARLY_LOWER = 0.95
 
@@ -72,12 +74,34 @@ def choose_network(
         splits = _hold_out(_splits(recurrent.config, panel))
     except DataError:
         return _say(recurrent, "the series are too short to compare it with another")
-    linear = resolve_choices(_with_network(config, LINEAR, FROM_LAST if _may_scale(config) else None), panel)
-    found = [held_out_loss(one.config, panel, splits, device, watch, stop_requested) for one in (recurrent, linear)]
-    if found[0] < CLEARLY_LOWER * found[1] or not math.isfinite(found[1]):
-        return _say(recurrent, f"loss on held-out training rows {found[0]:.4g} against {found[1]:.4g} of {LINEAR}")
-    losses = f"loss on held-out training rows {found[1]:.4g} against {found[0]:.4g} of {RECURRENT}"
+
+    def loss(choices: Choices) -> float:
+        return held_out_loss(choices.config, panel, splits, device, watch, stop_requested)
+
+    loss_recurrent = loss(recurrent)
+    linear, loss_linear = _best_linear(config, panel, loss)
+    if loss_recurrent < CLEARLY_LOWER * loss_linear or not math.isfinite(loss_linear):
+        return _say(recurrent, f"loss on held-out training rows {loss_recurrent:.4g} against {loss_linear:.4g} of {LINEAR}")
+    losses = f"loss on held-out training rows {loss_linear:.4g} against {loss_recurrent:.4g} of {RECURRENT}"
     return _say(linear, f"forecasts as well as what has more to learn: {losses}")
+
+
+def _best_linear(config: TrainingConfig, panel: Panel, loss: Callable[[Choices], float]) -> tuple[Choices, float]:
+    """The linear map and its loss, with the context that forecasts best where it was left open: a try takes seconds."""
+    config = _with_network(config, LINEAR, FROM_LAST if _may_scale(config) else None)
+    best = resolve_choices(config, panel)
+    lowest, first = loss(best), cast("int", best.config.model.context_length)
+    if config.model.context_length is not None:
+        return best, lowest
+    for length in (factor * first for factor in LONGER_CONTEXTS):
+        if length > longest_context(config, panel):
+            break
+        longer = resolve_choices(build_config(_updated(config, context_length=length)), panel)
+        found = loss(longer)
+        if found < CLEARLY_LOWER * lowest:
+            note = f"model.context_length = {length} (loss on held-out training rows {found:.4g} against {lowest:.4g} of "
+            best, lowest = longer._replace(notes=(f"{note}{best.config.model.context_length})", *longer.notes)), found
+    return best, lowest
 
 
 def trial_steps(config: TrainingConfig) -> int:
@@ -112,7 +136,7 @@ def held_out_loss(
     rates, norms = LearningRateSchedule(config.optimizer, fit.max_steps), GradientNorms(network)
     generator = torch.Generator().manual_seed(fit.seed)
     network.train()
-    watch.start(f"trying {model.network}", fit.max_steps, "steps")
+    watch.start(f"trying {model.network}, context {model.context_length}", fit.max_steps, "steps")
     with share_threads(network, fit) as shares:
         try:
             for step in range(1, fit.max_steps + 1):
@@ -157,9 +181,12 @@ def _with_network(config: TrainingConfig, architecture: ArchitectureName, scaler
 
     A default that was written out counts as left alone: a file of `--print-config` must do what no file does.
     """
+    return build_config(_updated(config, architecture=architecture, **({} if scaler is None else {"scaler": scaler})))
+
+
+def _updated(config: TrainingConfig, **model: Any) -> dict[str, Any]:
     tree = config.model_dump(by_alias=True, exclude_defaults=True)
-    network = {"architecture": architecture} | ({} if scaler is None else {"scaler": scaler})
-    return build_config(tree | {"model": tree.get("model", {}) | network})
+    return tree | {"model": tree.get("model", {}) | model}
 
 
 def _say(choices: Choices, reason: str) -> Choices:

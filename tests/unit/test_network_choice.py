@@ -176,3 +176,53 @@ def test_a_file_of_all_defaults_does_what_no_file_does() -> None:
     of_file, of_none = (choose_network(config, panel, CPU, may_train=False).config for config in (written, configuration()))
     assert of_file == of_none
     assert (of_file.model.hidden_size, of_file.optimizer.learning_rate) == (128, 0.003)
+
+
+@pytest.mark.parametrize(
+    ("losses", "context"),
+    [((1.0, 0.9, 0.8), 64), ((1.0, 0.97, 0.94), 64), ((1.0, 0.97, 0.96), 16), ((1.0, 2.0, 3.0), 16)],
+)
+def test_the_linear_map_looks_back_as_far_as_held_out_rows_say(
+    monkeypatch: pytest.MonkeyPatch, losses: tuple[float, float, float], context: int
+) -> None:
+    """Once, twice and four times the usual context; what is nearly a tie stays short."""
+    of_context = dict(zip((16, 32, 64), losses, strict=True))
+
+    def loss(config: TrainingConfig, *_: object) -> float:
+        return of_context[config.model.context_length or 0] if config.model.architecture == "linear" else 9.0
+
+    monkeypatch.setattr(network_choice, "held_out_loss", loss)
+    tree = configuration().model_dump(by_alias=True, exclude_unset=True)
+    tree["data"]["season_length"] = 1
+    del tree["model"]["context_length"]
+    config, notes, _ = choose_network(build_config(tree), noise(), CPU)
+    assert config.model.context_length == context
+    assert any("loss on held-out training rows" in note for note in notes if "context_length" in note) is (context > 16)
+
+
+def test_the_linear_map_does_not_look_back_over_half_of_a_series_nor_past_what_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 60 rows 30; a context in the configuration stays."""
+    seen: list[int | None] = []
+
+    def loss(config: TrainingConfig, *_: object) -> float:
+        seen.append(config.model.context_length)
+        return 1.0 / len(seen)
+
+    monkeypatch.setattr(network_choice, "held_out_loss", loss)
+    tree = configuration().model_dump(by_alias=True, exclude_unset=True)
+    tree["data"]["season_length"] = 1
+    choose_network(build_config(tree | {"model": {"horizon": HORIZON, "context_length": 12}}), noise(120), CPU)
+    assert seen == [12, 12]
+    seen.clear()
+    choose_network(build_config(tree | {"model": {"horizon": HORIZON}}), noise(60), CPU)
+    assert seen == [16, 16]
+
+
+@pytest.mark.parametrize(("rows", "context"), [(639, 16), (640, 32)])
+def test_segments_look_twice_as_far_where_series_are_long(rows: int, context: int) -> None:
+    """Twenty rows for every step of the longer context."""
+    tree = configuration().model_dump(by_alias=True, exclude_unset=True)
+    tree["data"]["season_length"] = 1
+    model = {"horizon": HORIZON, "architecture": "segrnn"}
+    config = resolve_choices(build_config(tree | {"model": model, "gradients": {"need_steps": 2}}), noise(rows)).config
+    assert config.model.context_length == context
