@@ -1,8 +1,8 @@
 """What training minimises, averaged over the observed targets only.
 
-Absolute errors count in units of their window's scale, squared ones in units of their series' spread: by the square of a
-window's scale the quietest windows would count thousands of times as much as the rest (ETTh1, horizon 96: test error 0.392
-so, 0.374 in the unit of the series).
+Absolute errors count in units of their window's scale, squared ones and Fourier coefficients in units of their series' spread: by
+the square of a window's scale the quietest windows would count thousands of times as much as the rest (ETTh1, horizon 96: test
+error 0.392 so, 0.374 in the unit of the series).
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ import argparse
 import os
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from command import gradcast
+from held_out import HeldOutPanel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from reporting import machine, write_results
@@ -25,40 +25,22 @@ from reporting import machine, write_results
 LOWEST, HIGHEST = 0.77, 0.83
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One data set and its held-out origins.
-
-    Attributes:
-        file: Below the data folder.
-        horizon: Steps of a forecast, and between two origins.
-        windows: Origins per series.
-        settings: What the file needs to be read.
-    """
-
-    file: str
-    horizon: int
-    windows: int
-    settings: tuple[str, ...] = ()
-
-
 PANELS = {
-    "metro": Panel("demo/metro_traffic_hourly.csv", 24, 28, ("data.futr_exog=[is_holiday]",)),
-    "bike": Panel("demo/bike_sharing_hourly.csv", 24, 28, ("data.futr_exog=[holiday, workingday]",)),
-    "departures": Panel("demo/nyc_departures_hourly.csv", 24, 28, ("data.futr_exog=[sched]",)),
-    "etth1": Panel("benchmark/ETTh1.csv.gz", 24, 40, ("data.format=wide", "data.time_col=date")),
-    "m4_hourly": Panel("benchmark/m4_hourly_train.csv.gz", 24, 5),
-    "nn5": Panel("benchmark/nn5_daily_with_missing.csv.gz", 14, 8),
-    "hospital": Panel("benchmark/hospital_monthly.csv.gz", 6, 4),
-    "tourism": Panel("benchmark/tourism_monthly_train.csv.gz", 6, 4),
+    "metro": HeldOutPanel("demo/metro_traffic_hourly.csv", 24, 28, ("data.futr_exog=[is_holiday]",)),
+    "bike": HeldOutPanel("demo/bike_sharing_hourly.csv", 24, 28, ("data.futr_exog=[holiday, workingday]",)),
+    "departures": HeldOutPanel("demo/nyc_departures_hourly.csv", 24, 28, ("data.futr_exog=[sched]",)),
+    "etth1": HeldOutPanel("benchmark/ETTh1.csv.gz", 24, 40, ("data.format=wide", "data.time_col=date")),
+    "m4_hourly": HeldOutPanel("benchmark/m4_hourly_train.csv.gz", 24, 5),
+    "nn5": HeldOutPanel("benchmark/nn5_daily_with_missing.csv.gz", 14, 8),
+    "hospital": HeldOutPanel("benchmark/hospital_monthly.csv.gz", 6, 4),
+    "tourism": HeldOutPanel("benchmark/tourism_monthly_train.csv.gz", 6, 4),
 }
 
 
-def coverages(panel: Panel, folder: Path, seed: int, settings: list[str]) -> dict[str, float]:
+def coverages(panel: HeldOutPanel, folder: Path, seed: int, settings: list[str]) -> dict[str, float]:
     """Coverage and width of the 80 % intervals of one seed, with and without adaptation."""
     data = folder / panel.file
-    test_size = panel.horizon * panel.windows
-    chosen = [f"model.horizon={panel.horizon}", f"data.test_size={test_size}", "model.conformal=split", *panel.settings]
+    chosen = [f"model.horizon={panel.horizon}", f"data.test_size={panel.test_size}", "model.conformal=split", *panel.settings]
     with tempfile.TemporaryDirectory() as scratch:
         quiet = ["tracking.register=false", f"tracking.uri=sqlite:///{scratch}/mlflow.db"]
         gradcast(

@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 from command import gradcast
+from held_out import HeldOutPanel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from reporting import machine, write_results
@@ -31,34 +32,17 @@ FIXED = ("torch", "forget_bias", "chrono")
 RULE = "the rule"
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One data set and its held-out origins.
-
-    Attributes:
-        file: Below the data folder.
-        horizon: Steps of a forecast, and between two origins.
-        windows: Origins per series.
-        settings: What the file needs to be read.
-    """
-
-    file: str
-    horizon: int
-    windows: int
-    settings: tuple[str, ...] = ()
-
-
 PANELS = {
-    "metro": Panel("demo/metro_traffic_hourly.csv", 24, 28),
-    "bike": Panel("demo/bike_sharing_hourly.csv", 24, 28),
-    "departures": Panel("demo/nyc_departures_hourly.csv", 24, 28),
-    "taxi": Panel("classic/nyc_taxi_30min.csv", 48, 14),
-    "electricity": Panel("classic/electricity_portugal_mean_hourly.csv.gz", 24, 28),
-    "occupancy": Panel("classic/sf_traffic_occupancy_hourly.csv.gz", 24, 28),
-    "solar and wind": Panel("classic/aus_solar_wind_power_hourly.csv.gz", 24, 28),
-    "ridership": Panel("classic/chicago_l_ridership_daily.csv", 14, 26),
-    "gasoline": Panel("classic/us_gasoline_weekly.csv", 13, 8),
-    "nn5": Panel("benchmark/nn5_daily_with_missing.csv.gz", 14, 8),
+    "metro": HeldOutPanel("demo/metro_traffic_hourly.csv", 24, 28),
+    "bike": HeldOutPanel("demo/bike_sharing_hourly.csv", 24, 28),
+    "departures": HeldOutPanel("demo/nyc_departures_hourly.csv", 24, 28),
+    "taxi": HeldOutPanel("classic/nyc_taxi_30min.csv", 48, 14),
+    "electricity": HeldOutPanel("classic/electricity_portugal_mean_hourly.csv.gz", 24, 28),
+    "occupancy": HeldOutPanel("classic/sf_traffic_occupancy_hourly.csv.gz", 24, 28),
+    "solar and wind": HeldOutPanel("classic/aus_solar_wind_power_hourly.csv.gz", 24, 28),
+    "ridership": HeldOutPanel("classic/chicago_l_ridership_daily.csv", 14, 26),
+    "gasoline": HeldOutPanel("classic/us_gasoline_weekly.csv", 13, 8),
+    "nn5": HeldOutPanel("benchmark/nn5_daily_with_missing.csv.gz", 14, 8),
 }
 
 
@@ -73,7 +57,7 @@ class Case:
         """What every run of this case shares, as options."""
         panel = PANELS[self.data]
         chosen = [
-            f"model.horizon={panel.horizon}", f"data.test_size={panel.horizon * panel.windows}", "model.architecture=lstm",
+            f"model.horizon={panel.horizon}", f"data.test_size={panel.test_size}", "model.architecture=lstm",
             "model.skip=linear",  # what goes with a start that was left open
             f"data.calendar={self.calendar}", f"fit.max_steps={steps}", "fit.num_threads=1", *panel.settings,
         ]  # fmt: skip
