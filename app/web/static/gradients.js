@@ -12,7 +12,8 @@ async function start() {
   try { view = await ask(`/runs/${id}/gradients`); } catch (error) { sayProblem(find("#verdict"), error); return; }
   const network = view.network;
   document.title = `How ${view.name} learned`;
-  find("#facts").textContent = `${network.architecture}, ${network.num_layers} layer${network.num_layers === 1 ? "" : "s"} of ${network.hidden_size} units; is shown ${network.context_length?.toLocaleString("en")} ${view.unit.many}, forecasts ${network.horizon?.toLocaleString("en")}; ${view.step.toLocaleString("en")} training steps. ${view.unit.note}`;
+  const layers = network.architecture === "linear" ? "" : `, ${network.num_layers} layer${network.num_layers === 1 ? "" : "s"} of ${network.hidden_size} units`;
+  find("#facts").textContent = `${network.architecture}${layers}; is shown ${network.context_length?.toLocaleString("en")} ${view.unit.many}, forecasts ${network.horizon?.toLocaleString("en")}; ${view.step.toLocaleString("en")} training steps. ${view.unit.note}`;
   find("#verdict").replaceChildren(verdictBlock(view, "h1"));
   showFlow(view);
   find("#arrival").textContent = view.arrival_sentence;

@@ -185,6 +185,13 @@ def test_the_least_that_a_run_can_leave_makes_a_report(review):
     assert "None of the rules found anything" in text
 
 
+def test_only_a_network_with_layers_is_said_to_have_some(review):
+    """A linear map has neither layers nor units."""
+    linear = with_fields(review, config=build_config({"model": {"architecture": "linear"}}))
+    assert "64 units" not in write_report(linear)
+    assert "1 layer of 64 units" in write_report(with_fields(review, config=build_config({"model": {"architecture": "gru"}})))
+
+
 def test_a_network_without_recurrence_is_not_judged_by_reach(review):
     """The linear network has nothing that could travel back through time."""
     evidence = review.evidence.model_copy(update={"layers": ()})
