@@ -23,6 +23,8 @@ CellName = Literal["rnn", "gru", "lstm", "mingru", "minlstm"]
 MINIMAL_CELLS: tuple[CellName, ...] = ("mingru", "minlstm")
 # What a step can be followed by: a draw, or the point itself.
 RECURSIVE_HEADS: tuple[HeadName, ...] = ("point", *DISTRIBUTION_NAMES)
+# Means of two forecasts with these are forecasts of the same kind; a mean of two distributions' parameters is not their mixture.
+SHARED_HEADS: tuple[HeadName, ...] = ("point", "quantile")
 DEFAULT_PATHS, MAX_PATHS = 100, 10_000
 MAX_QUANTILE_LEVELS = 99
 MAX_SERIES_EMBEDDING = 1024
@@ -89,6 +91,11 @@ class NetworkConfig(BaseModel):
         if self.head in COUNT_HEADS and self.conformal != "none":
             raise ValueError(f"conformal must be none for the {self.head} head: a shift would leave the whole numbers")
         return self
+
+    @property
+    def recurrent_steps(self) -> int:
+        """The newest context steps: those that the recurrence, if there is one, and the scaler look at."""
+        return self.context_length
 
     @property
     def num_static_channels(self) -> int:
@@ -165,7 +172,7 @@ class RecurrentConfig(NetworkConfig):
     @property
     def num_updates(self) -> int:
         """Updates of the recurrent state over a context."""
-        return -(-self.context_length // self.steps_per_update)
+        return -(-self.recurrent_steps // self.steps_per_update)
 
     @property
     def layer_dilations(self) -> tuple[int, ...]:
@@ -260,12 +267,36 @@ class SegRNNConfig(RecurrentConfig):
 
     Attributes:
         segment_length: Steps per segment, of context and horizon alike.
+        linear_share: Share of the forecast that a linear map has; the recurrence has the rest.
+        linear_length: The newest steps of the context, those that the linear map reads; None = all.
+        recurrent_length: The same for the recurrence.
     """
 
     architecture: Literal["segrnn"] = "segrnn"
     segment_length: int = Field(default=24, ge=1, le=100_000)
+    linear_share: float = Field(default=0.0, ge=0.0, lt=1.0)
+    linear_length: int | None = Field(default=None, ge=1)
+    recurrent_length: int | None = Field(default=None, ge=1)
     decoder: Literal["direct"] = "direct"
     cell: ClassVar[CellName] = "gru"
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.linear_share and self.head not in SHARED_HEADS:
+            raise ValueError(f"head must be {' or '.join(SHARED_HEADS)} with a linear_share: it is a mean of forecasts")
+        if max(self.recurrent_steps, self.linear_steps) > self.context_length:
+            raise ValueError(f"recurrent_length and linear_length must be at most the context_length, {self.context_length}")
+        return self
+
+    @property
+    def recurrent_steps(self) -> int:
+        """As configured, or the whole context."""
+        return self.context_length if self.recurrent_length is None else self.recurrent_length
+
+    @property
+    def linear_steps(self) -> int:
+        """As configured, or the whole context."""
+        return self.context_length if self.linear_length is None else self.linear_length
 
     @property
     def steps_per_update(self) -> int:

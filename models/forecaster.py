@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -50,6 +51,30 @@ class ScaledForecast(NamedTuple):
     prediction: Float[Tensor, "B H K"]
     loc: Float[Tensor, "B 1"]
     scale: Float[Tensor, "B 1"]
+
+
+class ForecastPart(NamedTuple):
+    """One of the forecasts that a network's forecast is the mean of.
+
+    Attributes:
+        share: Its weight; those of all parts add up to one.
+        forecast: In the units of scale that all parts have in common.
+    """
+
+    share: float
+    forecast: ScaledForecast
+
+
+def mean_of_parts(parts: Sequence[ForecastPart], of: Callable[[ScaledForecast], Tensor]) -> Tensor:
+    """The mean, by the parts' shares, of something computed of each.
+
+    Args:
+        parts: All parts of a forecast.
+        of: What to compute; a loss that is convex in the forecast is no higher for the mean than this mean of losses.
+    """
+    if len(parts) == 1:
+        return of(parts[0].forecast)
+    return torch.stack([part.share * of(part.forecast) for part in parts]).sum(dim=0)
 
 
 class CovariateStatistics(NamedTuple):
@@ -145,6 +170,26 @@ class Forecaster(nn.Module, ABC):
         """
         return self.forward_scaled(inputs, truncation_steps)
 
+    def forward_parts(
+        self,
+        inputs: ForecastInputs,
+        target: Float[Tensor, "B H"],
+        target_mask: Bool[Tensor, "B H"],
+        truncation_steps: int | None = None,
+    ) -> tuple[ForecastPart, ...]:
+        """The forecasts that the network's own is the mean of; each learns from its own errors.
+
+        Args:
+            inputs: As in `forward_taught`.
+            target: As there.
+            target_mask: As there.
+            truncation_steps: As there.
+
+        Returns:
+            Of most networks one, the whole.
+        """
+        return (ForecastPart(1.0, self.forward_taught(inputs, target, target_mask, truncation_steps)),)
+
     def standardise(self, inputs: ForecastInputs) -> tuple[ForecastInputs, ScaledWindow]:
         """Windows scaled by themselves, covariates by the training rows: what the network proper reads.
 
@@ -152,7 +197,7 @@ class Forecaster(nn.Module, ABC):
             ShapeError: If a tensor does not fit the configuration.
         """
         self._validate_shapes(inputs)
-        window = self.scaler(inputs.context, inputs.observed_mask)
+        window = self.scale_window(inputs)
         static = _standardise(inputs.static_covariates, self.static_loc, self.static_scale)
         standardised = inputs._replace(
             context=window.scaled,
@@ -161,6 +206,13 @@ class Forecaster(nn.Module, ABC):
             static_covariates=static if self.series_embedding is None else self.series_embedding(static),
         )
         return standardised, window
+
+    def scale_window(self, inputs: ForecastInputs) -> ScaledWindow:
+        """Windows scaled by what the network looks at of them."""
+        steps = self.config.recurrent_steps
+        newest = None if steps == self.config.context_length else steps
+        scaled: ScaledWindow = self.scaler(inputs.context, inputs.observed_mask, newest)
+        return scaled
 
     @abstractmethod
     def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H K"]:

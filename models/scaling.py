@@ -46,20 +46,24 @@ class WindowScaler(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "B 1"]]:
         """Level and raw spread of each window over its observed values (`observed` is 1.0 there, else 0.0)."""
 
-    def forward(self, context: Float[Tensor, "B L"], observed_mask: Bool[Tensor, "B L"]) -> ScaledWindow:
+    def forward(
+        self, context: Float[Tensor, "B L"], observed_mask: Bool[Tensor, "B L"], newest: int | None = None
+    ) -> ScaledWindow:
         """Scale windows.
 
         Args:
             context: Values in the unit of `y`; ignored where not observed.
             observed_mask: True where the value is real.
+            newest: Steps, at the end, that level and scale are taken from; None = all.
 
         Returns:
             The scaled windows with their level and (floored) scale.
         """
         observed = observed_mask.to(context.dtype)
         context = torch.where(observed_mask, context, 0.0)
-        loc, spread = self.statistics(context, observed)
-        scale = _floored(spread, context)
+        recent = slice(None if newest is None else -newest, None)
+        loc, spread = self.statistics(context[:, recent], observed[:, recent])
+        scale = _floored(spread, context[:, recent])
         return ScaledWindow((context - loc) / scale * observed, loc, scale)
 
     def scale_others(
@@ -205,9 +209,11 @@ class RevINScaler(WindowScaler):
         """Mean and standard deviation; the learned part is in `forward` and `undo_learned`."""
         return _mean_and_deviation(context, observed)
 
-    def forward(self, context: Float[Tensor, "B L"], observed_mask: Bool[Tensor, "B L"]) -> ScaledWindow:
+    def forward(
+        self, context: Float[Tensor, "B L"], observed_mask: Bool[Tensor, "B L"], newest: int | None = None
+    ) -> ScaledWindow:
         """Scale, then apply the learned gain and shift to the observed values."""
-        window = super().forward(context, observed_mask)
+        window = super().forward(context, observed_mask, newest)
         return window._replace(scaled=self.apply_learned(window.scaled) * observed_mask.to(context.dtype))
 
     def apply_learned(self, scaled: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -234,7 +240,9 @@ class IdentityScaler(WindowScaler):
         zero = context.new_zeros(context.shape[0], 1)
         return zero, zero + 1.0
 
-    def forward(self, context: Float[Tensor, "B L"], observed_mask: Bool[Tensor, "B L"]) -> ScaledWindow:
+    def forward(
+        self, context: Float[Tensor, "B L"], observed_mask: Bool[Tensor, "B L"], newest: int | None = None
+    ) -> ScaledWindow:
         """Zero what was not observed, nothing else."""
         loc, scale = self.statistics(context, observed_mask.to(context.dtype))
         return ScaledWindow(torch.where(observed_mask, context, 0.0), loc, scale)

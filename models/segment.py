@@ -10,16 +10,17 @@ from __future__ import annotations
 from typing import cast, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.config import SegRNNConfig
+from models.config import LinearConfig, SegRNNConfig
 from models.decoders import STEP_FEATURES
-from models.forecaster import ForecastInputs, RecurrentForecaster
+from models.forecaster import ForecastInputs, ForecastPart, RecurrentForecaster, ScaledForecast
 from models.initialization import LayerWeights, RecurrentLayer, layer_weights
+from models.linear import LinearForecaster
 from models.recurrent import RecurrentEncoder
-from models.skip import LinearSkip
+from models.skip import LinearSkip, last_observed
 
 # Width of the network that joins what the state says about a step with the covariates known for it.
 MIXED_FEATURES = 64
@@ -109,6 +110,9 @@ class SegmentForecaster(RecurrentForecaster):
 
     The context is filled up with unobserved steps in front where it is no multiple of the segment.
 
+    With a `linear_share` the forecast is a mean of this one and of a linear map's, which learns from its own errors: where
+    the two are about as good these partly cancel (Bates & Granger 1969, doi:10.1057/jors.1969.103).
+
     Args:
         config: Sizes.
     """
@@ -124,9 +128,44 @@ class SegmentForecaster(RecurrentForecaster):
         )
         self.encoder = RecurrentEncoder(config, config.hidden_size)
         self.decoder = SegmentDecoder(config, self.output.num_channels)
-        self.skip = LinearSkip(config.context_length, config.horizon) if config.skip == "linear" else None
+        self.skip = LinearSkip(config.recurrent_steps, config.horizon) if config.skip == "linear" else None
+        self.linear = LinearForecaster(_linear_part(config)) if config.linear_share else None
 
     def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H K"]:
+        """Mean of the parts by their shares."""
+        recurrent, *others = self._predict_parts(inputs, truncation_steps)
+        return torch.lerp(recurrent, others[0], self.config.linear_share) if others else recurrent
+
+    def forward_parts(
+        self,
+        inputs: ForecastInputs,
+        target: Float[Tensor, "B H"],
+        target_mask: Bool[Tensor, "B H"],
+        truncation_steps: int | None = None,
+    ) -> tuple[ForecastPart, ...]:
+        """The recurrent forecast, and the linear one where it has a share."""
+        standardised, window = self.standardise(inputs)
+        shares = (1.0 - self.config.linear_share, self.config.linear_share)
+        predictions = self._predict_parts(standardised, truncation_steps)
+        return tuple(
+            ForecastPart(
+                share, ScaledForecast(self.output.undo_learned(prediction, self.scaler), window.loc, window.scale)
+            )
+            for share, prediction in zip(shares, predictions, strict=False)
+        )
+
+    def _predict_parts(self, inputs: ForecastInputs, truncation_steps: int | None) -> tuple[Float[Tensor, "B H K"], ...]:
+        recurrent = self._predict_recurrent(_newest(inputs, self.config.recurrent_steps), truncation_steps)
+        return (recurrent,) if self.linear is None else (recurrent, self._predict_linear(self.linear, inputs))
+
+    def _predict_linear(self, linear: LinearForecaster, inputs: ForecastInputs) -> Float[Tensor, "B H K"]:
+        """From the distance to the last value, as in NLinear (Zeng et al. 2023, 2205.13504)."""
+        inputs = _newest(inputs, self.config.linear_steps)
+        last = last_observed(inputs.context, inputs.observed_mask)
+        distance = torch.where(inputs.observed_mask, inputs.context - last, 0.0)
+        return linear(inputs._replace(context=distance)) + last[..., None]
+
+    def _predict_recurrent(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H K"]:
         """Encode segment by segment, decode all segments of the horizon at once."""
         updates = None if truncation_steps is None else -(-truncation_steps // self.config.segment_length)
         encoded = self.encoder(self.encoder_inputs(inputs), truncation_steps=updates)
@@ -152,12 +191,32 @@ class SegmentForecaster(RecurrentForecaster):
         return torch.cat((flat, inputs.static_covariates[:, None].expand(-1, count, -1)), dim=-1)
 
     def layers(self) -> dict[str, nn.Module]:
-        """`embedding`, `gru.0`, ..., `decoder`, and `skip` where there is one."""
-        after: dict[str, nn.Module] = {"decoder": self.decoder} | ({} if self.skip is None else {"skip": self.skip})
-        return {"embedding": self.embedding} | self.recurrent_layers() | after
+        """`embedding`, `gru.0`, ..., `decoder`, and `skip` and `linear` where there are any."""
+        beside = {"skip": self.skip, "linear": self.linear}
+        present: dict[str, nn.Module] = {name: layer for name, layer in beside.items() if layer is not None}
+        return {"embedding": self.embedding} | self.recurrent_layers() | {"decoder": self.decoder} | present
 
     def relu_layers(self) -> dict[str, tuple[nn.Module, ...]]:
         """The embedding of segments, and what joins state and covariates."""
         mixer = self.decoder.mixer
         parts: dict[str, tuple[nn.Module, ...]] = {"embedding": (self.embedding,)}
         return parts if mixer is None else parts | {"decoder": (mixer.step_projection, mixer.mixer)}
+
+
+def _newest(inputs: ForecastInputs, steps: int) -> ForecastInputs:
+    if steps == inputs.context.shape[1]:
+        return inputs
+    return inputs._replace(
+        context=inputs.context[:, -steps:],
+        observed_mask=inputs.observed_mask[:, -steps:],
+        past_covariates=inputs.past_covariates[:, -steps:],
+    )
+
+
+def _linear_part(config: SegRNNConfig) -> LinearConfig:
+    """The linear map reads what is scaled and embedded already, and none of the past covariates."""
+    return LinearConfig(
+        context_length=config.linear_steps, horizon=config.horizon, num_past_covariates=config.num_past_covariates,
+        num_future_covariates=config.num_future_covariates, num_static_covariates=config.num_static_channels,
+        scaler="none", head=config.head, quantile_levels=config.quantile_levels,
+    )  # fmt: skip

@@ -82,7 +82,7 @@ def window_scales(forecaster: Forecaster, store: WindowStore, result: BacktestRe
     """Spread of every window's context as the network measures it, in the unit of `y`."""
     series, cutoff = (torch.from_numpy(part) for part in (result.origins.series, result.origins.cutoff))
     inputs = store.gather(series, cutoff).inputs
-    return forecaster.scaler(inputs.context, inputs.observed_mask).scale[:, 0].float().cpu().numpy()
+    return forecaster.scale_window(inputs).scale[:, 0].float().cpu().numpy()
 
 
 def _share_below(

@@ -19,6 +19,7 @@ from models.config import (
     MAX_PATHS,
     MAX_SERIES_EMBEDDING,
     RECURSIVE_HEADS,
+    SHARED_HEADS,
     ConformalName,
     DecoderName,
     HeadName,
@@ -135,15 +136,21 @@ class ModelConfig(_Section):
     horizon: int | None = Field(default=None, ge=1, le=100_000)
     """Future steps to forecast; null = one season."""
     hidden_size: int = Field(default=64, ge=1, le=16_384)
-    """Units per recurrent layer (segrnn: 512)."""
+    """Units per recurrent layer (segrnn: 128)."""
     num_layers: int = Field(default=1, ge=1, le=64)
     """Recurrent layers on top of each other (dilated: 4)."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of units dropped between layers and before the output (segrnn: 0.5)."""
+    """Share of units dropped between layers and before the output (segrnn: 0.1)."""
     nonlinearity: Literal["tanh", "relu"] = "tanh"
     """Activation of the rnn and dilated_rnn architectures."""
     segment_length: int | None = Field(default=None, ge=1, le=100_000)
     """Steps that segrnn reads and forecasts at a time; null = a season of at most 24 steps, else 24."""
+    linear_share: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of segrnn's forecast that a linear map of the context has; chosen where the architecture is."""
+    linear_length: int | None = Field(default=None, ge=1, le=100_000)
+    """The newest steps of the context, those that this linear map reads; null = all."""
+    recurrent_length: int | None = Field(default=None, ge=1, le=100_000)
+    """The newest steps of the context, those that segrnn reads through its recurrence; null = all."""
     dilations: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1, max_length=64)
     """Steps between a state and the next, per layer of a dilated network; null = 1, 2, 4, ..., shorter than the context."""
     initialization: InitializationName | None = None
@@ -424,9 +431,24 @@ def _impossible_networks(model: ModelConfig) -> Iterable[Problem]:
         message = f"recursive draws every step from a distribution, which model.head: {model.head} is not."
         yield Problem("config_conflict", "model.decoder", message, f"Use model.head: {', '.join(RECURSIVE_HEADS)}.")
     yield from _impossible_dilations(model)
+    yield from _impossible_parts(model)
     if model.decoder == "recursive" and model.skip == "linear":
         message = "linear hands over a whole horizon, and a recursive decoder makes it step by step."
         yield Problem("config_conflict", "model.skip", message, "Set model.skip: none.")
+
+
+def _impossible_parts(model: ModelConfig) -> Iterable[Problem]:
+    for key in ("linear_share", "linear_length", "recurrent_length"):
+        length = getattr(model, key)
+        if length and model.architecture != "segrnn":
+            message = f"only segrnn has it; model.architecture is {model.architecture or 'left open'}."
+            yield Problem("config_conflict", f"model.{key}", message, "Set model.architecture: segrnn, or remove it.")
+        elif key != "linear_share" and model.context_length is not None and (length or 0) > model.context_length:
+            message = f"must be at most model.context_length, {model.context_length}, but is {length}."
+            yield Problem("config_conflict", f"model.{key}", message, "Lower it, or remove it.")
+    if model.linear_share and model.head not in SHARED_HEADS:
+        message = f"the mean of two forecasts with model.head: {model.head} is no such forecast."
+        yield Problem("config_conflict", "model.linear_share", message, f"Use model.head: {' or '.join(SHARED_HEADS)}.")
 
 
 def _impossible_dilations(model: ModelConfig) -> Iterable[Problem]:

@@ -113,7 +113,7 @@ def measure_errors(
     forecaster.eval()
     for first in range(0, len(series), WINDOWS_PER_BATCH):
         batch = store.gather(series[first : first + WINDOWS_PER_BATCH], cutoff[first : first + WINDOWS_PER_BATCH])
-        scale = forecaster.scaler(batch.inputs.context, batch.inputs.observed_mask).scale
+        scale = forecaster.scale_window(batch.inputs).scale
         error = (batch.target[..., None] - forecaster(batch.inputs)) / scale[..., None]
         has_scale = scale > scale_floor[batch.series][:, None]
         mask = batch.target_mask & has_scale

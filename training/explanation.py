@@ -178,7 +178,7 @@ class FrozenWindow:
             **{name: tensor.to(dtype) for name, tensor in inputs._asdict().items() if name != "observed_mask"}
         )
         self._mask = inputs.observed_mask
-        scaled = forecaster.scaler(inputs.context, inputs.observed_mask)
+        scaled = forecaster.scale_window(inputs)
         self._loc, self._scale = scaled.loc.detach(), scaled.scale.detach()
         future = forecaster.config.num_future_covariates
         self._units = (

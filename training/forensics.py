@@ -193,7 +193,7 @@ def write_forensics(
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in failed.forecaster.state_dict().items()}
     with torch.no_grad():
-        scaled = failed.forecaster.scaler(failed.batch.inputs.context, failed.batch.inputs.observed_mask)
+        scaled = failed.forecaster.scale_window(failed.batch.inputs)
     windows = {
         **failed.batch.inputs._asdict(),
         "target": failed.batch.target,

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.forecaster import Forecaster
+from models.forecaster import Forecaster, mean_of_parts
 from training.checkpoint import (
     BEST,
     LAST,
@@ -165,8 +165,8 @@ def train_step(
 
     def mean_loss(part: WindowBatch, floor: Float[Tensor, "B 1"]) -> Float[Tensor, ""]:
         with autocast(fit.precision, part.target.device):
-            forecast = forecaster.forward_taught(part.inputs, part.target, part.target_mask, fit.tbptt_steps)
-            return loss_function(forecast, part.target, part.target_mask, floor)
+            parts = forecaster.forward_parts(part.inputs, part.target, part.target_mask, fit.tbptt_steps)
+            return mean_of_parts(parts, lambda forecast: loss_function(forecast, part.target, part.target_mask, floor))
 
     for parameter in gradient_norms.parameters:  # what optimizer.zero_grad does, without the records of its profiler
         parameter.grad = None

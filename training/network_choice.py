@@ -1,5 +1,6 @@
-"""Which network a fit gets that was not told: segments through a GRU, or a linear map where that forecasts as well.
+"""Which network a fit gets that was not told: segments through a GRU, a linear map, or the mean of their forecasts.
 
+The linear map is taken where it forecasts as well as the other, the mean where that forecasts better than either.
 Both are trained on the training rows but the last of each series, and compared on those: many windows, none of which
 selects or tests anything later. That this beats a comparison by validation loss was not shown: after whole fits that one
 preferred the same network on all twelve data sets of benchmarks/results/accuracy.md, one seed each.
@@ -7,28 +8,22 @@ preferred the same network on all twelve data sets of benchmarks/results/accurac
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 
-from models.config import ScalerName, usual_scaler
-from training.assembly import assemble, build_fit_data
+from models.config import SHARED_HEADS, ScalerName, usual_scaler
 from training.choices import Choices, longest_context, resolve_choices
 from training.config import ArchitectureName, TrainingConfig, build_config
-from training.data.mapping import SilentWatch, Watch
+from training.data.mapping import Watch
 from training.data.panel import Panel
 from training.data.splits import Splits, build_splits
 from training.data.windows import validation_cutoffs
-from training.errors import DataError, NumericalError
-from training.gradients.norms import GradientNorms
-from training.loop import train_step, validate
-from training.losses import build_loss
-from training.optimizers import LearningRateSchedule, build_optimizer
-from training.shares import share_threads
+from training.errors import DataError
+from training.network_trial import SILENT_WATCH, Trial, try_network
 
 RECURRENT: ArchitectureName = "segrnn"
 LINEAR: ArchitectureName = "linear"
@@ -36,15 +31,24 @@ LINEAR: ArchitectureName = "linear"
 FROM_LAST: ScalerName = "last"
 # Share of the training rows of a series that is held out, at its end.
 TAIL_SHARE = 0.15
-# Share of the budget that a candidate is tried with, and steps at most. A linear map is cheap, and slow to arrive; a large
-# network on few rows needs steps enough to show that it learns them by heart.
-TRIALS: dict[ArchitectureName, tuple[float, int]] = {RECURRENT: (0.5, 1000), LINEAR: (1.0, 2000)}
-MAX_HELD_OUT_WINDOWS = 512
-SILENT_WATCH = SilentWatch()
 # Contexts tried with the linear map, times the usual one: on sea temperatures four times as far took MASE from 1.07 to 0.76.
 LONGER_CONTEXTS = (2, 4)
 # The recurrent network's loss must be lower by this factor: what is nearly a tie goes to the map that has less to learn by heart.
 CLEARLY_LOWER = 0.95
+# Shares of the linear map in a mean with the recurrent network.
+SHARES = (0.25, 0.5, 0.75)
+# Where another share is nearly as good, the one closer to a half is taken: equal weights are hard to beat (Stock & Watson 2004,
+# doi:10.1002/for.928).
+NEARLY = 1.02
+
+
+class _Tried(NamedTuple):
+    choices: Choices
+    trial: Trial
+
+    @property
+    def context(self) -> int:
+        return cast("int", self.choices.config.model.context_length)
 
 
 def choose_network(
@@ -67,91 +71,72 @@ def choose_network(
     """
     if config.model.architecture is not None:
         return resolve_choices(config, panel)
-    recurrent = resolve_choices(_with_network(config, RECURRENT), panel)
+    choices = resolve_choices(_with_network(config, RECURRENT), panel)
     if not may_train:
-        return _say(recurrent, "mostly the best; train compares it with linear on held-out rows first")
+        return _say(choices, "mostly the best; train compares it with linear on held-out rows first")
     try:
-        splits = _hold_out(_splits(recurrent.config, panel))
+        splits = _hold_out(_splits(choices.config, panel))
     except DataError:
-        return _say(recurrent, "the series are too short to compare it with another")
+        return _say(choices, "the series are too short to compare it with another")
 
-    def loss(choices: Choices) -> float:
-        return held_out_loss(choices.config, panel, splits, device, watch, stop_requested)
+    def tried(choices: Choices) -> _Tried:
+        return _Tried(choices, try_network(choices.config, panel, splits, device, watch, stop_requested))
 
-    loss_recurrent = loss(recurrent)
-    linear, loss_linear = _best_linear(config, panel, loss)
-    if loss_recurrent < CLEARLY_LOWER * loss_linear or not math.isfinite(loss_linear):
-        return _say(recurrent, f"loss on held-out training rows {loss_recurrent:.4g} against {loss_linear:.4g} of {LINEAR}")
-    losses = f"loss on held-out training rows {loss_linear:.4g} against {loss_recurrent:.4g} of {RECURRENT}"
-    return _say(linear, f"forecasts as well as what has more to learn: {losses}")
+    recurrent = tried(choices)
+    linears = _try_linear(config, panel, tried)
+    linear = _best_linear(linears)
+    loss, of_linear = recurrent.trial.loss, linear.trial.loss
+    losses = f"loss on held-out training rows {loss:.4g} against {of_linear:.4g} of {LINEAR}"
+    is_lower = loss < CLEARLY_LOWER * of_linear or of_linear == float("inf")
+    mean = _mean_of_both(recurrent, linears, loss if is_lower else of_linear)
+    if mean is not None:
+        return _say(mean, losses)
+    if is_lower:
+        return _say(choices, losses)
+    losses = f"loss on held-out training rows {of_linear:.4g} against {loss:.4g} of {RECURRENT}"
+    return _say(linear.choices, f"forecasts as well as what has more to learn: {losses}")
 
 
-def _best_linear(config: TrainingConfig, panel: Panel, loss: Callable[[Choices], float]) -> tuple[Choices, float]:
-    """The linear map and its loss, with the context that forecasts best where it was left open: a try takes seconds."""
+def _try_linear(config: TrainingConfig, panel: Panel, tried: Callable[[Choices], _Tried]) -> list[_Tried]:
+    """The linear map with the usual context and, where that was left open, with longer ones: a try takes seconds."""
     config = _with_network(config, LINEAR, FROM_LAST if _may_scale(config) else None)
-    best = resolve_choices(config, panel)
-    lowest, first = loss(best), cast("int", best.config.model.context_length)
+    first = tried(resolve_choices(config, panel))
     if config.model.context_length is not None:
-        return best, lowest
-    for length in (factor * first for factor in LONGER_CONTEXTS):
-        if length > longest_context(config, panel):
-            break
-        longer = resolve_choices(build_config(_updated(config, context_length=length)), panel)
-        found = loss(longer)
-        if found < CLEARLY_LOWER * lowest:
-            note = f"model.context_length = {length} (loss on held-out training rows {found:.4g} against {lowest:.4g} of "
-            best, lowest = longer._replace(notes=(f"{note}{best.config.model.context_length})", *longer.notes)), found
-    return best, lowest
+        return [first]
+    lengths = [factor * first.context for factor in LONGER_CONTEXTS if factor * first.context <= longest_context(config, panel)]
+    return [first, *(tried(resolve_choices(build_config(_updated(config, context_length=length)), panel)) for length in lengths)]
 
 
-def trial_steps(config: TrainingConfig) -> int:
-    """Steps that a candidate is trained for."""
-    share, most = TRIALS[config.model.network]
-    return min(most, max(1, int(share * config.fit.max_steps)))
+def _best_linear(linears: Sequence[_Tried]) -> _Tried:
+    """The one with the lowest loss, unless a shorter context is as good; said aloud if it is not the usual one."""
+    best = linears[0]
+    for longer in linears[1:]:
+        if longer.trial.loss < CLEARLY_LOWER * best.trial.loss:
+            found = f"loss on held-out training rows {longer.trial.loss:.4g} against {best.trial.loss:.4g} of {best.context}"
+            notes = (f"model.context_length = {longer.context} ({found})", *longer.choices.notes)
+            best = longer._replace(choices=longer.choices._replace(notes=notes))
+    return best
 
 
-def held_out_loss(
-    config: TrainingConfig, panel: Panel, splits: Splits, device: torch.device, watch: Watch = SILENT_WATCH,
-    stop_requested: Callable[[], bool] = lambda: False,
-) -> float:  # fmt: skip
-    """Loss on the validation rows of the splits after a short fit on their training rows.
-
-    Args:
-        config: Without nulls that depend on the data.
-        panel: The series.
-        splits: With rows to train on and rows to compare on.
-        device: To train on.
-        watch: Told how far it is.
-        stop_requested: Asked after every step.
-
-    Returns:
-        The loss that the configuration minimises, with errors in the spread of their series, so that it can be compared
-        between scalers; infinite if the fit breaks or is to stop.
-    """
-    model, fit = config.model, config.fit.model_copy(update={"max_steps": trial_steps(config)})
-    panel, store, network = assemble(config, panel, splits, device)
-    data = build_fit_data(config, panel, store, splits, MAX_HELD_OUT_WINDOWS)
-    loss = build_loss(fit.loss, network.config.output_levels, model.head)
-    optimizer = build_optimizer(config.optimizer, network.parameters(), device)
-    rates, norms = LearningRateSchedule(config.optimizer, fit.max_steps), GradientNorms(network)
-    generator = torch.Generator().manual_seed(fit.seed)
-    network.train()
-    watch.start(f"trying {model.network}, context {model.context_length}", fit.max_steps, "steps")
-    with share_threads(network, fit) as shares:
-        try:
-            for step in range(1, fit.max_steps + 1):
-                rates.apply(optimizer, step)
-                batch = store.gather(*data.windows.sample(fit.batch_size, generator))
-                train_step(network, batch, data.floor(batch), loss, optimizer, norms, fit, step, shares=shares)
-                watch.advance(1)
-                if stop_requested():
-                    return math.inf
-        except NumericalError:
-            return math.inf
-        finally:
-            watch.stop()
-        found = validate(network, data, loss._replace(unit="series"), shares=shares).mean
-    return found if math.isfinite(found) else math.inf
+def _mean_of_both(recurrent: _Tried, linears: Sequence[_Tried], limit: float) -> Choices | None:
+    """The mean of the recurrent network's forecast and a linear map's with the lowest loss, if that is below the limit."""
+    config = recurrent.choices.config
+    if config.model.head not in SHARED_HEADS:
+        return None
+    losses = {(linear.context, share): recurrent.trial.mean_loss(linear.trial, share) for linear in linears for share in SHARES}
+    lowest = min(losses.values())
+    near = [entry for entry in losses.items() if entry[1] <= NEARLY * lowest and entry[1] < limit]
+    if not near:
+        return None
+    (length, share), loss = min(near, key=lambda entry: (abs(entry[0][1] - 0.5), entry[1]))
+    context = max(length, recurrent.context)
+    tree = config.model_dump()
+    tree["model"] |= {
+        "linear_share": share, "context_length": context, "linear_length": length if length < context else None,
+        "recurrent_length": recurrent.context if recurrent.context < context else None,
+    }  # fmt: skip
+    note = f"model.linear_share = {share} (a mean with a linear map of {length} steps has {loss:.4g})"
+    return recurrent.choices._replace(config=build_config(tree), notes=(note, *recurrent.choices.notes))
 
 
 def _splits(config: TrainingConfig, panel: Panel) -> Splits:

@@ -57,5 +57,8 @@ def network_description(config: TrainingConfig, panel: Panel) -> dict[str, Any]:
     if model.network in DILATED:
         assert model.context_length is not None
         description["dilations"] = model.dilations or doubling_dilations(model.num_layers, model.context_length)
-    of_kind = {"rnn": ("nonlinearity",), "dilated_rnn": ("nonlinearity",), "segrnn": ("segment_length",)}
+    of_kind = {
+        "rnn": ("nonlinearity",), "dilated_rnn": ("nonlinearity",),
+        "segrnn": ("segment_length", "linear_share", "linear_length", "recurrent_length"),
+    }  # fmt: skip
     return description | {key: getattr(model, key) for key in of_kind.get(model.network, ())}

@@ -80,8 +80,8 @@ class Preflight:
 
     @property
     def context_steps(self) -> int:
-        """Steps the network sees."""
-        return self.config.model.context_length or 0
+        """Steps the network's recurrence sees."""
+        return self.config.model.recurrent_length or self.config.model.context_length or 0
 
     @property
     def visible_steps(self) -> int:
@@ -168,7 +168,7 @@ def preflight(prepared: Prepared, preparation: MemoryGrowth | None = None) -> Pr
     cost = measure_cost(prepared, preparation)
     if isinstance(network, RecurrentForecaster):
         with one_thread():
-            lag = steps_to_cover(need) if steps_to_cover(need) > 1 else network.config.context_length
+            lag = steps_to_cover(need) if steps_to_cover(need) > 1 else network.config.recurrent_steps
             layers = measure_layers(network, _windows(prepared), lag)
             memory, radius = tuple(measure_static_memory(network)), measure_spectral_radius(network)
     found = Preflight(prepared.config, need, layers, memory, radius, cost, (), 0.0)
@@ -216,18 +216,22 @@ def candidates(config: TrainingConfig, need_steps: int) -> Iterator[dict[str, An
     longer: dict[str, Any] = {}
     if (model.context_length or 0) < need_steps:
         longer["model.context_length"] = need_steps
+    if model.recurrent_length is not None and model.recurrent_length < need_steps:
+        longer["model.recurrent_length"] = None
     if config.fit.tbptt_steps is not None and config.fit.tbptt_steps < need_steps:
         longer["fit.tbptt_steps"] = None
     if longer:
         yield longer
     # A bias or a gain set by hand would overrule what an initialization does.
     freed = {f"model.{key}": None for key in ("forget_bias", "init_gain") if getattr(model, key) is not None}
+    parts = {"linear_share": 0.0, "linear_length": None, "recurrent_length": None}
+    alone = {f"model.{key}": default for key, default in parts.items() if getattr(model, key) != default}  # segrnn's only
     others: list[ArchitectureName] = [name for name in ("lstm", "gru") if name != model.network]
     for architecture in (model.network, *others):
         if architecture == "linear":
             continue
         for name in _initializations(architecture, model.nonlinearity):
-            changes: dict[str, Any] = {} if architecture == model.network else {"model.architecture": architecture}
+            changes: dict[str, Any] = {} if architecture == model.network else {"model.architecture": architecture, **alone}
             if changes or freed or name != model.initialization:
                 same = {} if name == model.initialization else {"model.initialization": name}
                 yield changes | same | freed | longer

@@ -158,7 +158,7 @@ def _compute(forecaster: Forecaster, batch: WindowBatch, floor: Tensor, settings
 def _is_same(recorded: RecordedStep, loss: float, norms: Tensor, batch: WindowBatch, forecaster: Forecaster) -> bool:
     """Loss, gradient norms and the state of the scaler, bit by bit; one NaN is as good as another."""
     with torch.no_grad():
-        scaled = forecaster.scaler(batch.inputs.context, batch.inputs.observed_mask)
+        scaled = forecaster.scale_window(batch.inputs)
     pairs = [(recorded.norms, norms), (recorded.scaler_state[0], scaled.loc), (recorded.scaler_state[1], scaled.scale)]
     is_same_loss = recorded.loss is None or recorded.loss == loss or (math.isnan(recorded.loss) and math.isnan(loss))
     return is_same_loss and all(

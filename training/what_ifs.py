@@ -107,7 +107,7 @@ def _variants(step: _Variant, manifest: ForensicsManifest, place: NonFinitePlace
         words = "a loss that grows linearly, not with the square"
         yield _change(step, "loss", words, "fit.loss=huber", settings=settings._replace(loss_function=huber))
     backward = place.stage in ("gradient", "norm")
-    if backward and isinstance(config, RecurrentConfig) and config.context_length > TRUNCATION_STEPS:
+    if backward and isinstance(config, RecurrentConfig) and config.recurrent_steps > TRUNCATION_STEPS:
         shorter = settings._replace(tbptt_steps=TRUNCATION_STEPS)
         setting = f"fit.tbptt_steps={TRUNCATION_STEPS}"
         yield _change(step, "truncation", f"gradient through {TRUNCATION_STEPS} steps only", setting, settings=shorter)

@@ -22,7 +22,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from command import gradcast
+
+NETWORK = ("architecture", "context_length", "linear_share", "linear_length", "recurrent_length")
+"""Keys of the configuration that say which network was chosen."""
 
 
 def write_rows(series: list[Any], path: Path, until_train_end: bool) -> list[str]:
@@ -54,6 +58,7 @@ def run(
         *(part for setting in settings for part in ("--set", setting)),
     )  # fmt: skip
     middle = time.perf_counter()
+    network = yaml.safe_load((folder / "run" / "config.yaml").read_text())["model"]
     gradcast(
         "backtest", "--bundle", str(folder / "run" / "bundle"), "--data", str(folder / "all.parquet"),
         "--windows", str(task["n_windows"]), "--step-size", str(task["step"]), "--output", str(folder / "out.parquet"),
@@ -63,6 +68,7 @@ def run(
         "steps": trained["timing"]["steps"], "verdict": trained["gradients"]["verdict"],
         "reach": trained["gradients"]["reach_steps"], "need": trained["gradients"]["need_steps"],
         "val": trained["metrics"].get("val/mase"),
+        "network": {key: network[key] for key in NETWORK},
     }  # fmt: skip
     return pd.read_parquet(folder / "out.parquet"), information
 

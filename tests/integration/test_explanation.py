@@ -33,13 +33,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame = pd.DataFrame({"unique_id": "a", "ds": np.arange(len(y)), "y": y, "known": known, "size": 1.0})
     frame.loc[frame.index >= 600, "y"] = np.nan
     frame.to_csv(folder / "data.csv", index=False)
-    heads = {"linear": "quantile", "lstm": "quantile", "segrnn": "student_t"}
+    heads = {"linear": "quantile", "lstm": "quantile", "segrnn": "student_t", "segrnn+mean": "quantile"}
     for architecture, head in heads.items():
         config = load_config(
             None,
             [
                 f"data.path={folder / 'data.csv'}", "data.futr_exog=[known]", "data.stat_exog=[size]", "data.calendar=none",
-                f"model.architecture={architecture}", f"model.head={head}", "model.hidden_size=16",
+                f"model.architecture={architecture.partition('+')[0]}", f"model.head={head}", "model.hidden_size=16",
+                *(["model.linear_share=0.5"] if "+" in architecture else []),
                 f"model.context_length={LENGTH}",
                 f"model.horizon={HORIZON}", "data.season_length=7", "fit.max_steps=300", "optimizer.learning_rate=0.01",
                 "gradients.preset=off", "model.initialization=torch" if architecture != "linear" else "model.dropout=0.0",
@@ -53,7 +54,7 @@ def opened(place: Path, architecture: str) -> tuple[Bundle, pd.DataFrame]:
     return load_bundle(place / architecture / "bundle"), pd.read_csv(place / "data.csv")
 
 
-@pytest.mark.parametrize("architecture", ["linear", "lstm", "segrnn"])
+@pytest.mark.parametrize("architecture", ["linear", "lstm", "segrnn", "segrnn+mean"])
 @pytest.mark.parametrize("step", [None, 2])
 def test_the_parts_add_up_to_the_difference_of_the_forecasts(place: Path, architecture: str, step: int | None) -> None:
     """Completeness: sum of all attributions = forecast - forecast of the flat window, and the forecast is the model's."""

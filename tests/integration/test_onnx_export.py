@@ -27,7 +27,7 @@ NETWORKS = {
     "lstm": {"hidden_size": 5, "series_embedding": 2, "num_series": 3, "conformal": "split"},
     "mingru": {"hidden_size": 5, "scaler": "revin"},
     "minlstm": {"hidden_size": 5, "head": "normal"},
-    "segrnn": {"hidden_size": 5, "segment_length": 5},
+    "segrnn": {"hidden_size": 5, "segment_length": 5, "linear_share": 0.25, "recurrent_length": 8},
     "dilated_lstm": {"hidden_size": 5, "num_layers": 2, "dilations": (1, 4)},
     "dilated_gru": {"hidden_size": 5, "dilations": (2,), "decoder": "recursive", "head": "point"},
 }

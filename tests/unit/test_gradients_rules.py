@@ -229,6 +229,17 @@ def test_a_linear_model_with_a_longer_context_is_what_a_short_window_is_held_aga
     assert conclude(evidence(outcome=bad, need=same, settings={"model.context_length": 24}), readings()).verdict == "healthy"
 
 
+def test_a_recurrence_that_reads_less_than_the_context_is_what_must_see_the_need() -> None:
+    """The rest of the context is the linear map's; the remedy gives the recurrence all of it."""
+    settings = {"model.context_length": 64, "model.recurrent_length": 24}
+    need = NeedEvidence(steps=48, source="declared", is_shown=True)
+    verdict = conclude(evidence(BAD, need=need, settings=settings), readings())
+    assert verdict.verdict == "window_too_short"
+    assert "A context of 24 steps" in fault(verdict).message
+    assert all(remedy.set["model.recurrent_length"] is None for remedy in fault(verdict).remedies)
+    assert all("model.context_length" not in remedy.set for remedy in fault(verdict).remedies)
+
+
 def test_a_nearly_perfect_linear_model_is_no_measure_to_the_percent() -> None:
     """Twenty percent above an error that is a hundredth of the trivial one is nothing to mend."""
     errors = {"naive": 9.0, "seasonal_naive": 9.0, "mean": 8.0, "linear": 0.1}

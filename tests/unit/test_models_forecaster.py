@@ -11,15 +11,17 @@ from models.forecaster import CovariateStatistics, Forecaster, ForecastInputs
 from models.heads import non_crossing
 from models.registry import build_forecaster
 
-ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "lstm+skip", "segrnn")
+ARCHITECTURES = ("linear", "rnn", "gru", "lstm", "lstm+skip", "segrnn", "segrnn+mean")
 LENGTH, HORIZON = 13, 5
 
 
 def build(architecture: str, **changes: object) -> Forecaster:
-    """A small double-precision network with every kind of covariate; `lstm+skip` has the linear skip."""
+    """A small double-precision network with every kind of covariate; `+` says what else takes part in the forecast."""
     torch.manual_seed(0)
-    architecture, _, skip = architecture.partition("+")
-    changes |= {"skip": "linear"} if skip else {}
+    architecture, _, more = architecture.partition("+")
+    parts = {"skip": {"skip": "linear"}, "mean": {"linear_share": 0.25, "linear_length": LENGTH - 2, "recurrent_length": 7}}
+    # With a distribution there is no mean of two forecasts, and the network is the plain one.
+    changes |= {} if more == "mean" and changes.get("head") in DISTRIBUTION_NAMES else parts.get(more, {})
     description = {
         "architecture": architecture, "context_length": LENGTH, "horizon": HORIZON, "num_past_covariates": 3,
         "num_future_covariates": 2, "num_static_covariates": 1,

@@ -11,11 +11,13 @@ import torch
 import yaml
 
 import training.network_choice as network_choice
-from training.choices import resolve_choices
+from models.forecaster import ScaledForecast
+from training.choices import Choices, resolve_choices
 from training.config import TrainingConfig, build_config
 from training.data.panel import Panel, build_panel
 from training.data.splits import build_splits
-from training.network_choice import TRIALS, choose_network, held_out_loss, trial_steps
+from training.network_choice import choose_network
+from training.network_trial import BUDGETS, Trial, trial_steps, try_network
 
 CPU = torch.device("cpu")
 HORIZON = 8
@@ -75,6 +77,15 @@ def noise(length: int = 300) -> Panel:
     return panel_of(rng.standard_normal(length), (rng.random(length) < 0.5).astype(float))
 
 
+def forecast(value: float) -> ScaledForecast:
+    return ScaledForecast(torch.full((1, 1, 1), value), torch.zeros(1, 1), torch.ones(1, 1))
+
+
+def judged(loss: float) -> Trial:
+    """A trial with this loss, and no mean with another that is any lower."""
+    return Trial((forecast(0.0),), lambda _: loss)
+
+
 def test_the_recurrent_network_is_taken_where_it_forecasts_held_out_rows_better() -> None:
     """With its own sizes, and the losses in the note."""
     config, notes, need = choose_network(configuration(), gated_season(), CPU)
@@ -105,13 +116,13 @@ def test_what_selects_and_tests_later_is_not_looked_at() -> None:
         inner = network_choice._hold_out(build_splits(panel, HORIZON, 60, 40))
         assert inner.val_end[0] == 500
         assert inner.train_end[0] == 425
-        losses.append(held_out_loss(config, panel, inner, CPU))
+        losses.append(try_network(config, panel, inner, CPU).loss)
     assert losses[0] == losses[1]
 
 
 def test_without_training_and_with_too_few_rows_it_is_the_recurrent_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither is a comparison, and the note says which."""
-    monkeypatch.setattr(network_choice, "held_out_loss", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(network_choice, "try_network", lambda *_: pytest.fail("trained"))
     config, notes, _ = choose_network(configuration(), gated_season(), CPU, may_train=False)
     assert config.model.architecture == "segrnn"
     assert "train compares it" in notes[0]
@@ -129,13 +140,13 @@ def test_a_fit_that_breaks_has_lost() -> None:
     panel = noise(300)
     config = resolve_choices(build_config(tree), panel).config
     splits = network_choice._hold_out(build_splits(panel, HORIZON))
-    assert held_out_loss(config, panel, splits, CPU) == np.inf
+    assert try_network(config, panel, splits, CPU).loss == np.inf
 
 
 def test_a_trial_is_a_share_of_the_budget() -> None:
     """At least a step, and no more however large the budget is; the cheap one has the whole."""
     steps = [
-        [trial_steps(build_config({"model": {"architecture": name}, "fit": {"max_steps": budget}})) for name in TRIALS]
+        [trial_steps(build_config({"model": {"architecture": name}, "fit": {"max_steps": budget}})) for name in BUDGETS]
         for budget in (1, 100, 2000, 50_000)
     ]
     assert steps == [[1, 1], [50, 100], [1000, 2000], [1000, 2000]]
@@ -145,7 +156,7 @@ def test_a_tie_goes_to_the_linear_map_from_the_last_value_unless_the_scaler_is_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Likelihoods of windows scaled differently are not comparable."""
-    monkeypatch.setattr(network_choice, "held_out_loss", lambda *_: 1.0)
+    monkeypatch.setattr(network_choice, "try_network", lambda *_: judged(1.0))
     for model, scaler in (({}, "last"), ({"scaler": "robust"}, "robust"), ({"head": "normal"}, "standard")):
         tree = configuration().model_dump(by_alias=True, exclude_unset=True)
         tree["model"] |= model
@@ -165,7 +176,7 @@ def test_a_stop_ends_a_trial_after_its_step() -> None:
     tree["model"]["architecture"] = "linear"
     config = resolve_choices(build_config(tree), panel).config
     splits = network_choice._hold_out(build_splits(panel, HORIZON))
-    assert held_out_loss(config, panel, splits, CPU, stop_requested=stop) == np.inf
+    assert try_network(config, panel, splits, CPU, stop_requested=stop).loss == np.inf
     assert len(asked) == 3
 
 
@@ -191,7 +202,7 @@ def test_the_linear_map_looks_back_as_far_as_held_out_rows_say(
     def loss(config: TrainingConfig, *_: object) -> float:
         return of_context[config.model.context_length or 0] if config.model.architecture == "linear" else 9.0
 
-    monkeypatch.setattr(network_choice, "held_out_loss", loss)
+    monkeypatch.setattr(network_choice, "try_network", lambda *given: judged(loss(*given)))
     tree = configuration().model_dump(by_alias=True, exclude_unset=True)
     tree["data"]["season_length"] = 1
     del tree["model"]["context_length"]
@@ -208,7 +219,7 @@ def test_the_linear_map_does_not_look_back_over_half_of_a_series_nor_past_what_w
         seen.append(config.model.context_length)
         return 1.0 / len(seen)
 
-    monkeypatch.setattr(network_choice, "held_out_loss", loss)
+    monkeypatch.setattr(network_choice, "try_network", lambda *given: judged(loss(*given)))
     tree = configuration().model_dump(by_alias=True, exclude_unset=True)
     tree["data"]["season_length"] = 1
     choose_network(build_config(tree | {"model": {"horizon": HORIZON, "context_length": 12}}), noise(120), CPU)
@@ -226,3 +237,53 @@ def test_segments_look_twice_as_far_where_series_are_long(rows: int, context: in
     model = {"horizon": HORIZON, "architecture": "segrnn"}
     config = resolve_choices(build_config(tree | {"model": model, "gradients": {"need_steps": 2}}), noise(rows)).config
     assert config.model.context_length == context
+
+
+def test_the_mean_of_both_is_taken_where_it_is_clearly_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share and the context with the lowest loss; each part keeps the steps that it was tried with."""
+    errors = {("segrnn", 48): 1.0, ("linear", 16): -2.0, ("linear", 32): -1.0, ("linear", 64): -1.1}
+
+    def trial(config: TrainingConfig, *_: object) -> Trial:
+        of = errors[config.model.network, config.model.context_length or 0]
+        return Trial((forecast(of),), lambda forecasts: float(forecasts[0].prediction.abs()))
+
+    monkeypatch.setattr(network_choice, "try_network", trial)
+    monkeypatch.setattr(network_choice, "resolve_choices", lambda config, panel: _with_context(resolve_choices(config, panel)))
+    tree = configuration().model_dump(by_alias=True, exclude_unset=True)
+    tree["data"]["season_length"] = 1
+    del tree["model"]["context_length"]
+    config, notes, _ = choose_network(build_config(tree), noise(), CPU)
+    model = config.model
+    assert (model.architecture, model.linear_share, model.context_length) == ("segrnn", 0.5, 48)
+    assert (model.linear_length, model.recurrent_length) == (32, None)
+    assert notes[1] == "model.linear_share = 0.5 (a mean with a linear map of 32 steps has 0)"
+    errors["linear", 64] = -1.0 / 3.0
+    errors["linear", 32] = 9.0
+    model = choose_network(build_config(tree), noise(), CPU).config.model
+    assert (model.linear_share, model.context_length, model.linear_length, model.recurrent_length) == (0.75, 64, None, 48)
+    errors["segrnn", 48] = -1.0
+    assert choose_network(build_config(tree), noise(), CPU).config.model.architecture == "linear"
+    tree["model"] |= {"head": "normal"}
+    errors["segrnn", 48] = 1.0
+    assert choose_network(build_config(tree), noise(), CPU).config.model.linear_share == 0.0
+
+
+def _with_context(choices: Choices) -> Choices:
+    """Segments read 48 steps."""
+    config = choices.config
+    if config.model.architecture != "segrnn":
+        return choices
+    tree = config.model_dump()
+    tree["model"]["context_length"] = 48
+    return choices._replace(config=build_config(tree))
+
+
+def test_the_loss_of_a_mean_is_that_of_the_mean_in_the_unit_of_y() -> None:
+    """Worked by hand: 3 around 10 in units of 2 is 16, 1 around 20 in units of 4 is 24; a quarter of the way is 18."""
+    own = ScaledForecast(torch.full((1, 1, 1), 3.0), torch.full((1, 1), 10.0), torch.full((1, 1), 2.0))
+    other = ScaledForecast(torch.full((1, 1, 1), 1.0), torch.full((1, 1), 20.0), torch.full((1, 1), 4.0))
+    first = Trial((own,), lambda forecasts: float(forecasts[0].prediction * forecasts[0].scale + forecasts[0].loc))
+    assert first.loss == 16.0
+    assert first.mean_loss(Trial((other,)), 0.25) == 18.0
+    assert first.mean_loss(Trial(), 0.25) == np.inf
+    assert Trial().loss == np.inf

@@ -33,6 +33,13 @@ def refusal(**sections: dict[str, Any]) -> str:
         ({"decoder": "recursive", "head": "quantile"}, {}, "model.decoder: recursive draws every step from a distribution"),
         ({"decoder": "recursive", "skip": "linear"}, {}, "model.skip: linear hands over a whole horizon"),
         ({"decoder": "recursive", "architecture": "segrnn"}, {}, "recursive reads step by step, which"),
+        ({"linear_share": 0.5}, {}, "model.linear_share: only segrnn has it; model.architecture is left open"),
+        ({"architecture": "gru", "recurrent_length": 9}, {}, "model.recurrent_length: only segrnn has it"),
+        ({"architecture": "segrnn", "linear_share": 0.5, "head": "normal"}, {}, "Use model.head: point or quantile."),
+        (
+            {"architecture": "segrnn", "linear_length": 9, "context_length": 8}, {},
+            "model.linear_length: must be at most model.context_length, 8, but is 9",
+        ),
         ({"head": "normal"}, {"loss": "mse"}, "fit.loss: mse needs model.head: point; normal is trained by nll"),
         ({"head": "point"}, {"loss": "nll"}, "nll needs model.head: normal or student_t or"),
         ({"head": "point"}, {"loss": "quantile"}, "quantile needs model.head: quantile"),

@@ -324,6 +324,17 @@ def test_candidates_go_from_small_changes_to_large() -> None:
     assert next(candidates(biased, 60)) == {"model.forget_bias": None}
 
 
+def test_candidates_of_a_mean_let_the_recurrence_see_the_need_and_leave_what_other_networks_have_not() -> None:
+    """Every one of them is a configuration that loads."""
+    settings = ["architecture=segrnn", "context_length=64", "recurrent_length=24", "linear_share=0.5", "segment_length=8"]
+    config = load_config(None, [f"model.{setting}" for setting in (*settings, "initialization=torch")])
+    changes = list(candidates(config, 60))
+    assert changes[0] == {"model.recurrent_length": None}
+    networks = [with_settings(config, change).model for change in changes]
+    assert {model.architecture for model in networks} == {"segrnn", "lstm", "gru"}
+    assert all(bool(model.linear_share) is (model.architecture == "segrnn") for model in networks)
+
+
 def test_numbers_that_are_none_are_said_as_such() -> None:
     """NaN and infinity reach no sentence as `nan` or `inf`."""
     nothing = LayerReach("lstm.0", 0, math.nan, math.nan, math.nan)

@@ -52,7 +52,7 @@ class InputRecorder:
             Curves of kind `envelope`: root mean square over windows, channels and the lags of a bin, which runs from
             the lag before (exclusive) to its own (inclusive).
         """
-        unit, length = self.config.steps_per_update, self.config.context_length
+        unit, length = self.config.steps_per_update, self.config.recurrent_steps
         ends = update_cuts(lags or log_spaced_lags(length), unit, self.config.num_updates)
         table = torch.stack([_bin_rms(self._gradient(parts), ends) for parts in self.parts]).tolist()
         dtype = self.parts[0][0].dtype

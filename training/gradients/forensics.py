@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.forecaster import Forecaster, ForecastInputs, ScaledForecast
+from models.forecaster import Forecaster, ForecastInputs, ScaledForecast, mean_of_parts
 from models.minimal import MinimalLayer
 from training.data.windows import WindowBatch
 from training.gradients.norms import named_layer_parameters
@@ -108,8 +108,12 @@ def forward(
 ) -> tuple[ScaledForecast, Float[Tensor, ""]]:
     """The forward pass of a step: forecast and loss, as the training loop computes them."""
     with autocast(settings.precision, batch.target.device):
-        forecast = forecaster.forward_taught(batch.inputs, batch.target, batch.target_mask, settings.tbptt_steps)
-        return forecast, settings.loss_function(forecast, batch.target, batch.target_mask, scale_floor)
+        parts = forecaster.forward_parts(batch.inputs, batch.target, batch.target_mask, settings.tbptt_steps)
+        loss = mean_of_parts(
+            parts, lambda forecast: settings.loss_function(forecast, batch.target, batch.target_mask, scale_floor)
+        )
+        # What is not finite in a part is not finite in the mean.
+        return parts[0].forecast._replace(prediction=mean_of_parts(parts, lambda forecast: forecast.prediction)), loss
 
 
 def locate_non_finite(

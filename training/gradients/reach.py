@@ -140,7 +140,7 @@ class BoundaryRecorder:
                 before = RecurrentEncoder.forward(self.encoder, inputs[:, :-truncation_steps], states)
             inputs, states = inputs[:, -truncation_steps:], before.states
         encoded, cuts, self.boundaries = run_segments(self.encoder, inputs, self.wanted, states)
-        self.lags = cut_lags(cuts, self.config.steps_per_update, self.config.context_length)
+        self.lags = cut_lags(cuts, self.config.steps_per_update, self.config.recurrent_steps)
         if torch.is_grad_enabled():
             for part in self.tensors():
                 part.retain_grad()

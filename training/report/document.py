@@ -79,6 +79,7 @@ def _footer(review: RunReview) -> str:
 def _header(review: RunReview) -> str:
     model, unit = review.config.model, review.unit
     layers = f", {model.num_layers} layer{'s' if model.num_layers != 1 else ''} of {model.hidden_size} units"
+    layers += f", {100 * model.linear_share:.0f} % of the forecast from a linear map" if model.linear_share else ""
     facts = [
         f"<b>{escape(review.name)}</b>",
         f"{escape(model.architecture or 'a network not chosen yet')}{'' if model.architecture == 'linear' else layers}",

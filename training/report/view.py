@@ -61,7 +61,9 @@ def build_view(review: RunReview) -> dict[str, Any]:
         "best_step": evidence.best_step,
         "network": {
             key: getattr(model, key)
-            for key in ("architecture", "num_layers", "hidden_size", "context_length", "horizon", "initialization")
+            for key in (
+                "architecture", "num_layers", "hidden_size", "linear_share", "context_length", "horizon", "initialization",
+            )
         },
         "unit": {"one": unit.one, "many": unit.many, "note": unit.note},
         "verdict": verdict.verdict,

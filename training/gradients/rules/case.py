@@ -59,8 +59,8 @@ class Case:
 
     @property
     def visible_steps(self) -> int:
-        """How far back training looks: the context, or what truncation leaves of it."""
-        context = self.setting("model.context_length") or 0
+        """How far back training looks: what the recurrence reads, or what truncation leaves of it."""
+        context = self.setting("model.recurrent_length") or self.setting("model.context_length") or 0
         truncation = self.setting("fit.tbptt_steps")
         return min(context, truncation) if truncation else context
 

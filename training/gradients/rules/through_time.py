@@ -8,7 +8,7 @@ from typing import Any
 
 from training.gradients.evidence import NeedEvidence
 from training.gradients.rules.case import Case, median
-from training.gradients.rules.remedies import FORGET_BIAS_REACH, explosion_remedies, longer_memory, one_layer
+from training.gradients.rules.remedies import FORGET_BIAS_REACH, explosion_remedies, longer_memory, one_layer, unset
 from training.gradients.rules.thresholds import (
     CONFIRMATIONS,
     DEPTH_SHARE,
@@ -128,10 +128,13 @@ def window_too_short(case: Case) -> list[Finding]:
     need = case.shown_need
     if need is None or case.visible_steps >= need.steps or not case.visible_steps:
         return []
-    truncation, context = case.setting("fit.tbptt_steps"), case.setting("model.context_length")
+    truncation, whole = case.setting("fit.tbptt_steps"), case.setting("model.context_length")
+    context = case.setting("model.recurrent_length") or whole
     settings: dict[str, Any] = {}
-    if context < need.steps:
+    if whole < need.steps:
         settings["model.context_length"] = need.steps
+    if context < need.steps:
+        settings |= unset(case, "model.recurrent_length")
     if truncation and truncation < need.steps:
         settings["fit.tbptt_steps"] = None
     what = f"a context of {context} steps" if context < need.steps else f"truncation after {truncation} steps"
