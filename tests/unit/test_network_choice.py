@@ -268,6 +268,39 @@ def test_the_mean_of_both_is_taken_where_it_is_clearly_better(monkeypatch: pytes
     assert choose_network(build_config(tree), noise(), CPU).config.model.linear_share == 0.0
 
 
+@pytest.mark.parametrize(
+    ("recurrent", "means", "linear", "architecture", "share"),
+    [
+        (0.80, (0.79, 0.81, 0.82), 1.00, "segrnn", 0.25),  # only lower
+        (0.80, (0.80, 0.81, 0.82), 1.00, "segrnn", 0.0),
+        (0.80, (0.700, 0.713, 0.75), 1.00, "segrnn", 0.5),  # nearly as low, and closer to a half
+        (0.80, (0.700, 0.715, 0.75), 1.00, "segrnn", 0.25),
+        (0.80, (0.795, 0.805, 0.90), 1.00, "segrnn", 0.25),  # nearly as low, but not lower than without it
+        (0.96, (0.94, 0.935, 0.94), 1.00, "linear", 0.0),  # where the map is as good, lower is not enough
+        (0.96, (0.94, 0.925, 0.94), 1.00, "segrnn", 0.5),
+        (1.50, (1.30, 1.10, 0.92), 1.00, "segrnn", 0.75),
+    ],
+)
+def test_the_share_of_a_mean(
+    monkeypatch: pytest.MonkeyPatch,
+    recurrent: float,
+    means: tuple[float, float, float],
+    linear: float,
+    architecture: str,
+    share: float,
+) -> None:
+    """By the losses of both and of their means with a share of a quarter, a half and three quarters."""
+    losses = dict(zip((0.0, 0.25, 0.5, 0.75, 1.0), (recurrent, *means, linear), strict=True))
+
+    def trial(config: TrainingConfig, *_: object) -> Trial:
+        own = forecast(float(config.model.architecture == "linear"))
+        return Trial((own,), lambda forecasts: losses[float(forecasts[0].prediction)])
+
+    monkeypatch.setattr(network_choice, "try_network", trial)
+    model = choose_network(configuration(), noise(), CPU).config.model
+    assert (model.architecture, model.linear_share) == (architecture, share)
+
+
 def _with_context(choices: Choices) -> Choices:
     """Segments read 48 steps."""
     config = choices.config
