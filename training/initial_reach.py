@@ -67,7 +67,7 @@ def measure_layers(forecaster: RecurrentForecaster, inputs: ForecastInputs, need
         inputs: Windows, of which a few are used.
         need_steps: Lag that is measured exactly.
     """
-    lags = log_spaced_lags(inputs.context.shape[1], marks=(need_steps,))
+    lags = log_spaced_lags(forecaster.config.recurrent_steps, marks=(need_steps,))
     return tuple(LayerReach.of(curve, need_steps) for curve in measure_jacobian(forecaster, inputs, lags))
 
 

@@ -162,3 +162,10 @@ def test_a_linear_skip_hands_every_step_a_forecast_beside_its_covariates() -> No
     assert gradient is not None
     assert gradient.shape == (HORIZON, CONTEXT)
     assert bool((gradient[:, :-1] != 0).all())  # from the last value, distances are measured
+
+
+def test_lags_end_with_what_the_recurrence_reads() -> None:
+    """A linear map beside it may see more; no instrument speaks of steps that the gradient through time never meets."""
+    net, windows = network(linear_share=0.5, recurrent_length=20), inputs()
+    curves = [*measure_jacobian(net, windows), *measure_reach(net, windows, squared), *measure_envelope(net, windows, squared)]
+    assert {curve.lags[-1] for curve in curves} == {20}

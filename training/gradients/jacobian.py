@@ -51,7 +51,7 @@ def measure_jacobian(
         Curves of kind `jacobian`: root of the mean over windows and vectors, h and c joined.
     """
     inputs = ForecastInputs(*(part[:max_windows].repeat(num_vectors, *[1] * (part.dim() - 1)) for part in inputs))
-    config, length = forecaster.config, inputs.context.shape[1]
+    config, length = forecaster.config, forecaster.config.recurrent_steps
     lags = log_spaced_lags(length) if lags is None else lags
     cuts = update_cuts(lags, config.steps_per_update, config.num_updates)
     generator = torch.Generator(inputs.context.device).manual_seed(seed)

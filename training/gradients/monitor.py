@@ -109,7 +109,7 @@ class RecurrentMonitor(GradientMonitor):
         self.forecaster, self.probe, self.preset = forecaster, probe, preset
         self.interval = INTERVAL if max_steps is None else max(min(INTERVAL, max_steps // MEASUREMENTS), MIN_INTERVAL)
         self.truncation_steps = truncation_steps
-        length = probe.inputs.context.shape[1]
+        length = forecaster.config.recurrent_steps
         self.need_steps = need_steps if need_steps is not None and need_steps <= length else None
         self.lags = log_spaced_lags(length, marks=(self.need_steps,) if self.need_steps else ())
 

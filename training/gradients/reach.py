@@ -213,7 +213,7 @@ def measure_reach(
     Returns:
         Per layer the curve of `h`, and for an LSTM that of `c`, which is the one that counts.
     """
-    lags = log_spaced_lags(inputs.context.shape[1]) if lags is None else lags
+    lags = log_spaced_lags(forecaster.config.recurrent_steps) if lags is None else lags
     with torch.enable_grad(), dropout_off(forecaster), record_boundaries(forecaster, lags) as recorder:
         loss = objective(forecaster.forward_scaled(inputs, truncation_steps))
         gradients = torch.autograd.grad(loss, recorder.tensors(), allow_unused=True)

@@ -80,10 +80,11 @@ def _header(review: RunReview) -> str:
     model, unit = review.config.model, review.unit
     layers = f", {model.num_layers} layer{'s' if model.num_layers != 1 else ''} of {model.hidden_size} units"
     layers += f", {100 * model.linear_share:.0f} % of the forecast from a linear map" if model.linear_share else ""
+    recurrent = f" ({model.recurrent_length:,} through its recurrence)" if model.recurrent_length else ""
     facts = [
         f"<b>{escape(review.name)}</b>",
         f"{escape(model.architecture or 'a network not chosen yet')}{'' if model.architecture == 'linear' else layers}",
-        f"sees {unit.count(model.context_length or 0)}, forecasts {unit.count(model.horizon or 0)}",
+        f"sees {unit.count(model.context_length or 0)}{recurrent}, forecasts {unit.count(model.horizon or 0)}",
         f"{review.evidence.step:,} training steps, {STATUS_WORDS[review.status]}",
         escape(unit.note),
     ]

@@ -154,18 +154,24 @@ def explanation(verdict: Verdict, evidence: Evidence, unit: Unit, typical_reach:
             "although it got there at the end."
         )
     elif reach >= context:
-        arrives = f"Here it arrives everywhere in the {unit.count(context)} the network is shown."
+        arrives = f"Here it arrives everywhere in the {unit.count(context)} the {_learner(evidence)} is shown."
     else:
         arrives = (
             f"Beyond {unit.count(reach)}, less than a thousandth of it is left: nothing that happened earlier can teach "
-            "the network anything."
+            f"the {_learner(evidence)} anything."
         )
     return f"{signal} {arrives}{_need_sentence(verdict, evidence, unit)}"
 
 
 def context_steps(evidence: Evidence) -> int:
-    """How much of the past the network is shown; 0 if the settings do not say."""
-    return int(evidence.settings.get("model.context_length") or 0)
+    """How much of the past the network's recurrence is shown; 0 if the settings do not say."""
+    settings = evidence.settings
+    return int(settings.get("model.recurrent_length") or settings.get("model.context_length") or 0)
+
+
+def _learner(evidence: Evidence) -> str:
+    """What the correction passes through: a linear map beside it may see more."""
+    return "recurrence" if evidence.settings.get("model.linear_share") else "network"
 
 
 def _need_sentence(verdict: Verdict, evidence: Evidence, unit: Unit) -> str:

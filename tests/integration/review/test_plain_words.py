@@ -69,6 +69,17 @@ def test_a_reach_that_came_late_is_told_as_it_was(evidence):
     assert "arrives everywhere" not in explanation(verdict, evidence, HOUR)
 
 
+def test_of_a_mean_with_a_linear_map_it_is_the_recurrence_that_is_told(evidence):
+    """The map may see more than the recurrence, and needs no gradient through time for it."""
+    verdict = Verdict(verdict="healthy", reach_steps=48)
+    settings = {"model.linear_share": 0.5, "model.recurrent_length": 48}
+    mean = evidence.model_copy(update={"settings": evidence.settings | settings})
+    assert "everywhere in the 48 hours the recurrence is shown" in explanation(verdict, mean, HOUR)
+    short = verdict.model_copy(update={"reach_steps": 20})
+    assert "can teach the recurrence anything" in explanation(short, mean, HOUR)
+    assert "can teach the network anything" in explanation(short, evidence, HOUR)
+
+
 def test_a_short_context_is_told_in_steps_shown(evidence):
     """`window_too_short` compares what is shown, truncation included, with the need."""
     verdict = Verdict(verdict="window_too_short", need_steps=336)
