@@ -21,6 +21,7 @@ from training.loop import FitData, train_step, validation_batches
 from training.losses import ForecastLoss, build_loss
 from training.optimizers import LearningRateSchedule, build_optimizer
 from training.shares import share_threads
+from training.validation_loss import ValidationLoss
 
 # Share of the budget that a candidate is tried with, and steps at most. A linear map is cheap, and slow to arrive; a large
 # network on few rows needs steps enough to show that it learns them by heart.
@@ -29,33 +30,48 @@ MAX_HELD_OUT_WINDOWS = 512
 SILENT_WATCH = SilentWatch()
 
 
+# Losses of the held-out windows from forecasts of them, batch by batch.
+Judge = Callable[[Sequence[ScaledForecast]], ValidationLoss]
+
+
 @dataclass(frozen=True)
 class Trial:
-    """What a short fit forecasts for the held-out windows, and how it is judged.
+    """What a short fit forecasts for the held-out windows, and how such forecasts are judged.
 
     Attributes:
-        forecasts: Of every batch of windows; none if the fit broke or was stopped.
-        judge: The loss of such forecasts with errors in the spread of their series, so that it can be compared between
-            scalers.
+        losses: Of every window, with errors in the spread of their series, so that they can be compared between scalers; None
+            if the fit broke or was stopped.
+        forecasts: Of every batch of windows.
+        judge: What gives the losses of other forecasts of the same windows.
+        num_separate: Windows that have no target in common.
     """
 
+    losses: ValidationLoss | None = None
     forecasts: tuple[ScaledForecast, ...] = ()
-    judge: Callable[[Sequence[ScaledForecast]], float] = lambda _: math.inf
+    judge: Judge | None = None
+    num_separate: int = 0
 
     @property
     def loss(self) -> float:
-        """Of its own forecasts; infinite without them."""
-        return self.judge(self.forecasts) if self.forecasts else math.inf
+        """The mean over all targets; infinite if there are no losses, or it is no number."""
+        mean = math.inf if self.losses is None else self.losses.mean
+        return mean if math.isfinite(mean) else math.inf
 
-    def mean_loss(self, other: Trial, share: float) -> float:
-        """Of the mean with another's forecasts of the same windows, which have this share; infinite without either.
+    def mean_with(self, other: Trial, share: float) -> Trial:
+        """The mean with another's forecasts of the same windows, which have this share; nothing where one of them broke.
 
         Only where the mean of two predictions is a prediction: see `models.config.SHARED_HEADS`.
         """
-        if not self.forecasts or not other.forecasts:
-            return math.inf
-        pairs = zip(self.forecasts, other.forecasts, strict=True)
-        return self.judge([_mean(own, its, share) for own, its in pairs])
+        if self.judge is None or other.judge is None:
+            return Trial()
+        forecasts = tuple(_mean(own, its, share) for own, its in zip(self.forecasts, other.forecasts, strict=True))
+        return Trial(self.judge(forecasts), forecasts, self.judge, self.num_separate)
+
+    def is_clearly_worse_than(self, other: Trial) -> bool:
+        """Whether chance does not explain that the other's losses of the same windows are lower."""
+        if other.losses is None:
+            return False
+        return self.losses is None or self.losses.is_clearly_above(other.losses, self.num_separate)
 
 
 def _mean(own: ScaledForecast, other: ScaledForecast, share: float) -> ScaledForecast:
@@ -120,10 +136,8 @@ def _held_out(network: Forecaster, data: FitData, loss: ForecastLoss) -> Trial:
         forecasts.append(network.forward_taught(batch.inputs, batch.target, batch.target_mask))
         targets.append((batch.target, batch.target_mask, data.floor(batch)))
 
-    def judge(candidates: Sequence[ScaledForecast]) -> float:
+    def judge(candidates: Sequence[ScaledForecast]) -> ValidationLoss:
         sums = [loss.window_sums(one, *known) for one, known in zip(candidates, targets, strict=True)]
-        total, count = (torch.cat(column).double().sum() for column in zip(*sums, strict=True))
-        found = float(total / count.clamp(min=1.0))
-        return found if math.isfinite(found) else math.inf
+        return ValidationLoss(*(torch.cat(column).double().cpu() for column in zip(*sums, strict=True)))
 
-    return Trial(tuple(forecasts), judge)
+    return Trial(judge(forecasts), tuple(forecasts), judge, data.num_separate)

@@ -4,7 +4,7 @@ Each model is trained at its defaults with `model.conformal=split` on the rows b
 rolling origins twice: as it is, and with `--adaptive-intervals` (levels moved after every origin whose targets have become
 known). Target: every coverage within 77-83 %.
 
-usage: ACC_DATA=FOLDER benchmarks/accuracy/coverage.py [--seeds 0] [--only metro,nn5] [--set KEY=VALUE ...]
+usage: ACC_DATA=FOLDER benchmarks/accuracy/interval_coverage.py [--seeds 0] [--only metro,nn5] [--set KEY=VALUE ...]
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def main() -> int:
         lines.append(f"| {name} | {panel.windows} | {panel.horizon} | {shown} |")
         print(lines[-1], file=sys.stderr, flush=True)
     document = {"machine": machine(), "settings": arguments.settings, "seeds": seeds, "results": rows}
-    command = "benchmarks/accuracy/coverage.py " + " ".join(f"--set {setting}" for setting in arguments.settings)
+    command = "benchmarks/accuracy/interval_coverage.py " + " ".join(f"--set {setting}" for setting in arguments.settings)
     write_results(arguments.name, "\n".join(lines) + f"\n\n`{command.strip()}`, {len(seeds)} seed(s).\n", document)
     kept = [LOWEST <= row["mean"]["adaptive"] <= HIGHEST for row in rows]
     return int(not all(kept))
