@@ -142,8 +142,13 @@ def _mean_of_both(recurrent: _Tried, linears: Sequence[_Tried]) -> Choices | Non
         "linear_share": share, "context_length": context, "linear_length": length if length < context else None,
         "recurrent_length": recurrent.context if recurrent.context < context else None,
     }  # fmt: skip
-    note = f"model.linear_share = {share} (a mean with a linear map of {length} steps has {better[length, share].loss:.4g})"
-    return recurrent.choices._replace(config=build_config(tree), notes=(note, *recurrent.choices.notes))
+    notes = [f"model.linear_share = {share} (a mean with a linear map of {length} steps has {better[length, share].loss:.4g})"]
+    if context == recurrent.context:
+        notes += recurrent.choices.notes
+    else:
+        notes.append(f"model.context_length = {context} (for the linear map)")
+        notes += [note.replace("model.context_length", "model.recurrent_length") for note in recurrent.choices.notes]
+    return recurrent.choices._replace(config=build_config(tree), notes=tuple(notes))
 
 
 def _splits(config: TrainingConfig, panel: Panel) -> Splits:

@@ -270,8 +270,11 @@ def test_the_mean_of_both_is_taken_where_it_is_clearly_better(monkeypatch: pytes
     assert (model.linear_length, model.recurrent_length) == (32, None)
     assert notes[1] == "model.linear_share = 0.25 (a mean with a linear map of 32 steps has 0)"
     errors["linear", 64], errors["linear", 32] = -3.0, -2.0
-    model = choose_network(build_config(tree), noise(), CPU).config.model
+    config, notes, _ = choose_network(build_config(tree), noise(), CPU)
+    model = config.model
     assert (model.linear_share, model.context_length, model.linear_length, model.recurrent_length) == (0.25, 64, None, 48)
+    assert notes[2] == "model.context_length = 64 (for the linear map)"
+    assert any(note.startswith("model.context_length = ") for note in notes[3:]) is False
     tree["model"] |= {"head": "normal"}
     assert choose_network(build_config(tree), noise(), CPU).config.model.linear_share == 0.0
 
