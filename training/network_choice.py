@@ -41,8 +41,6 @@ SHARES = (0.25, 0.5, 0.75)
 # Where another share is nearly as good, the one closer to a half is taken: equal weights are hard to beat (Stock & Watson 2004,
 # doi:10.1002/for.928).
 NEARLY = 1.02
-
-
 # A mean must be lower than the network alone by this factor, or by less where chance does not explain it: over many series a
 # small difference is sure, over the end of one it may be the season's.
 MEAN_LOWER = 0.97

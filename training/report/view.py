@@ -62,7 +62,8 @@ def build_view(review: RunReview) -> dict[str, Any]:
         "network": {
             key: getattr(model, key)
             for key in (
-                "architecture", "num_layers", "hidden_size", "linear_share", "context_length", "horizon", "initialization",
+                "architecture", "num_layers", "hidden_size", "linear_share", "context_length", "recurrent_length", "horizon",
+                "initialization",
             )
         },
         "unit": {"one": unit.one, "many": unit.many, "note": unit.note},

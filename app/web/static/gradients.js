@@ -14,7 +14,8 @@ async function start() {
   document.title = `How ${view.name} learned`;
   const layers = network.architecture === "linear" ? "" : `, ${network.num_layers} layer${network.num_layers === 1 ? "" : "s"} of ${network.hidden_size} units`;
   const linear = network.linear_share ? `, ${Math.round(100 * network.linear_share)} % of the forecast from a linear map` : "";
-  find("#facts").textContent = `${network.architecture}${layers}${linear}; is shown ${network.context_length?.toLocaleString("en")} ${view.unit.many}, forecasts ${network.horizon?.toLocaleString("en")}; ${view.step.toLocaleString("en")} training steps. ${view.unit.note}`;
+  const recurrent = network.recurrent_length ? ` (${network.recurrent_length.toLocaleString("en")} through its recurrence)` : "";
+  find("#facts").textContent = `${network.architecture}${layers}${linear}; is shown ${network.context_length?.toLocaleString("en")} ${view.unit.many}${recurrent}, forecasts ${network.horizon?.toLocaleString("en")}; ${view.step.toLocaleString("en")} training steps. ${view.unit.note}`;
   find("#verdict").replaceChildren(verdictBlock(view, "h1"));
   showFlow(view);
   find("#arrival").textContent = view.arrival_sentence;
