@@ -14,6 +14,9 @@ from models.config import DISTRIBUTION_NAMES, DistributionName, NetworkConfig
 from models.distributions import build_distribution
 from models.scaling import WindowScaler, inverse
 
+# Quantiles start at least this far apart, in units of scale: where softplus is flat there is hardly a gradient.
+SMALLEST_START = 1e-2
+
 
 class Output(ABC):
     """Turns the raw channels of a step into a prediction without unit, and a prediction into quantiles of `y`.
@@ -21,10 +24,12 @@ class Output(ABC):
     Attributes:
         num_channels: Raw channels per step, and channels of the prediction (K).
         levels: Quantile levels of the forecast, increasing.
+        center_channel: Raw channel that is the center of the prediction as it is; None where no channel is.
     """
 
     num_channels: int
     levels: tuple[float, ...]
+    center_channel: int | None = None
 
     @abstractmethod
     def constrain(self, raw: Float[Tensor, "B H K"]) -> Float[Tensor, "B H K"]:
@@ -33,6 +38,10 @@ class Output(ABC):
     @abstractmethod
     def center(self, prediction: Float[Tensor, "B H K"]) -> Float[Tensor, "B H"]:
         """One value per step: what a recursive decoder reads as the next step's past."""
+
+    def start_around(self, errors: Float[Tensor, "W H"]) -> Float[Tensor, "H K"]:
+        """Raw channels of every step for what is around a center of 0, from errors of a forecast (NaN where not known)."""
+        return errors.new_zeros(errors.shape[1], self.num_channels)
 
     def undo_learned(self, prediction: Float[Tensor, "B H K"], scaler: WindowScaler) -> Float[Tensor, "B H K"]:
         """Undo what a scaler with parameters has learned."""
@@ -51,6 +60,7 @@ class PointOutput(Output):
 
     num_channels = 1
     levels = (0.5,)
+    center_channel = 0
 
     def constrain(self, raw: Float[Tensor, "B H 1"]) -> Float[Tensor, "B H 1"]:
         """As it is."""
@@ -72,7 +82,14 @@ class QuantileOutput(Output):
     def __init__(self, levels: tuple[float, ...]) -> None:
         self.levels = levels
         self.num_channels = len(levels)
-        self.center_index = center_index(levels)
+        self.center_channel = self.center_index = center_index(levels)
+
+    def start_around(self, errors: Float[Tensor, "W H"]) -> Float[Tensor, "H Q"]:
+        """Such that `constrain` gives the errors' own quantiles; a center where errors are not known at all."""
+        quantiles = torch.nanquantile(errors, errors.new_tensor(self.levels), dim=0).nan_to_num()
+        gaps = quantiles.diff(dim=0).clamp(min=SMALLEST_START).expm1().log().T
+        center = quantiles[self.center_index, :, None]
+        return torch.cat((gaps[:, : self.center_index], center, gaps[:, self.center_index :]), dim=1)
 
     def constrain(self, raw: Float[Tensor, "B H Q"]) -> Float[Tensor, "B H Q"]:
         """Quantiles, without unit."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Float
@@ -10,6 +10,20 @@ from torch import Tensor, nn
 
 from models.config import LinearConfig
 from models.forecaster import Forecaster, ForecastInputs
+
+
+class LinearReading(NamedTuple):
+    """What a linear map reads of windows, and what its forecasts count in.
+
+    Attributes:
+        context: Without unit, 0 where not observed.
+        loc: Level that a forecast of 0 stands for, in the unit of `y`.
+        scale: What a forecast of 1 is above it.
+    """
+
+    context: Float[Tensor, "B L"]
+    loc: Float[Tensor, "B 1"]
+    scale: Float[Tensor, "B 1"]
 
 
 @final
@@ -33,6 +47,8 @@ class LinearForecaster(Forecaster):
         nn.init.zeros_(self.decoder.bias)
         num_covariates = config.num_horizon_channels
         self.covariates = nn.Linear(num_covariates, num_channels, bias=False) if num_covariates else None
+        if self.covariates is not None:
+            nn.init.zeros_(self.covariates.weight)
 
     def predict_scaled(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H K"]:
         """Linear map of the window, plus linear map of each step's covariates."""
@@ -41,6 +57,29 @@ class LinearForecaster(Forecaster):
             static = inputs.static_covariates[:, None].expand(-1, self.config.horizon, -1)
             raw = raw + self.covariates(torch.cat((inputs.future_covariates, static), dim=-1))
         return self.output.constrain(raw)
+
+    def read_linear(self, inputs: ForecastInputs) -> LinearReading:
+        """The scaled windows."""
+        standardised, window = self.standardise(inputs)
+        return LinearReading(standardised.context, window.loc, window.scale)
+
+    @torch.no_grad()
+    def start_at(self, weight: Float[Tensor, "H J"], bias: Float[Tensor, " H"], errors: Float[Tensor, "W H"]) -> None:
+        """Begin with a linear forecast of the center; only with an output that has a `center_channel`.
+
+        Args:
+            weight: From the newest steps of the context; older ones count for nothing.
+            bias: Of every horizon step.
+            errors: Of this forecast, target less forecast, without unit, NaN where not known: what is around the center.
+        """
+        channel, shape = self.output.center_channel, (self.config.horizon, self.output.num_channels)
+        assert channel is not None
+        of_channels = self.decoder.weight.view(*shape, -1)
+        of_channels.zero_()
+        of_channels[:, channel, -weight.shape[1] :] = weight
+        biases = self.output.start_around(errors)
+        biases[:, channel] += bias
+        self.decoder.bias.copy_(biases.reshape(-1))
 
     def layers(self) -> dict[str, nn.Module]:
         """`decoder`, and `covariates` if there are any."""

@@ -18,7 +18,7 @@ from models.config import LinearConfig, SegRNNConfig
 from models.decoders import STEP_FEATURES
 from models.forecaster import ForecastInputs, ForecastPart, RecurrentForecaster, ScaledForecast
 from models.initialization import LayerWeights, RecurrentLayer, layer_weights
-from models.linear import LinearForecaster
+from models.linear import LinearForecaster, LinearReading
 from models.recurrent import RecurrentEncoder
 from models.skip import LinearSkip, last_observed
 
@@ -161,9 +161,14 @@ class SegmentForecaster(RecurrentForecaster):
     def _predict_linear(self, linear: LinearForecaster, inputs: ForecastInputs) -> Float[Tensor, "B H K"]:
         """From the distance to the last value, as in NLinear (Zeng et al. 2023, 2205.13504)."""
         inputs = _newest(inputs, self.config.linear_steps)
-        last = last_observed(inputs.context, inputs.observed_mask)
-        distance = torch.where(inputs.observed_mask, inputs.context - last, 0.0)
+        distance, last = _from_last(inputs)
         return linear(inputs._replace(context=distance)) + last[..., None]
+
+    def read_linear(self, inputs: ForecastInputs) -> LinearReading:
+        """What the linear map reads, where there is one."""
+        standardised, window = self.standardise(inputs)
+        distance, last = _from_last(_newest(standardised, self.config.linear_steps))
+        return LinearReading(distance, window.loc + last * window.scale, window.scale)
 
     def _predict_recurrent(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H K"]:
         """Encode segment by segment, decode all segments of the horizon at once."""
@@ -211,6 +216,12 @@ def _newest(inputs: ForecastInputs, steps: int) -> ForecastInputs:
         observed_mask=inputs.observed_mask[:, -steps:],
         past_covariates=inputs.past_covariates[:, -steps:],
     )
+
+
+def _from_last(inputs: ForecastInputs) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B 1"]]:
+    """Distance to the last observed value, 0 where not observed, and that value."""
+    last = last_observed(inputs.context, inputs.observed_mask)
+    return torch.where(inputs.observed_mask, inputs.context - last, 0.0), last
 
 
 def _linear_part(config: SegRNNConfig) -> LinearConfig:

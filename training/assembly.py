@@ -11,6 +11,7 @@ from training.config import TrainingConfig
 from training.data.panel import Panel
 from training.data.splits import Splits
 from training.data.windows import TrainingWindows, WindowStore, covariate_statistics, validation_cutoffs
+from training.linear_start import start_linear
 from training.loop import FitData
 from training.networks import build_network
 from training.precision import DTYPES
@@ -32,7 +33,7 @@ class Assembly(NamedTuple):
 
 
 def assemble(config: TrainingConfig, panel: Panel, splits: Splits, device: torch.device) -> Assembly:
-    """Build windows and network; nothing random happens after the network, dropout goes on where it ended.
+    """Build windows and network; nothing random happens after it (the start has numbers of its own), dropout goes on there.
 
     Args:
         config: Without nulls that depend on the data.
@@ -53,6 +54,7 @@ def assemble(config: TrainingConfig, panel: Panel, splits: Splits, device: torch
     statistics = covariate_statistics(panel, splits)
     torch.manual_seed(config.fit.seed)
     forecaster = build_network(config, panel, statistics)
+    start_linear(forecaster, panel, store, splits)
     return Assembly(panel, store, forecaster.to(device=device, dtype=DTYPES[config.fit.precision]))
 
 

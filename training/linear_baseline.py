@@ -21,35 +21,25 @@ from training.data.rows import series_blocks
 from training.data.splits import Splits
 from training.data.windows import TrainingWindows, WindowStore, covariate_statistics
 from training.errors import DataError, Problem
+from training.ridge import MAX_CONTEXT_COLUMNS, NormalEquations, Rows, affordable_rows, row_weight
 
 MAX_WINDOWS = 20_000
-MAX_CONTEXT_COLUMNS = 2_000
 MAX_COVARIATE_COLUMNS = 1_000
-MULTIPLY_ADDS = 30_000_000_000  # of the normal equations: about a second on one core
 VALUES_PER_BATCH = 1 << 23
-ROWS_PER_PRODUCT = 4_096
 TAIL_SHARE = 0.15
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 DEFAULT_RIDGE = 1e-2
 MIN_ROWS_TO_CHOOSE = 64
 SCALE_FLOOR = 0.1
-MAX_ROW_WEIGHT = 10.0
-FILL_ROUNDS = 5
 
 
-class _Rows(NamedTuple):
-    """Regression rows in the scaled space of their windows; `weight` turns an error into spreads of the series."""
+class _Windows(NamedTuple):
+    """Regression rows in the scaled space of their windows, and the way back."""
 
-    features: Float[Tensor, "W K"]
-    target: Float[Tensor, "W H"]
-    target_mask: Bool[Tensor, "W H"]
+    rows: Rows
     loc: Float64[Tensor, "W 1"]
     scale: Float64[Tensor, "W 1"]
-    weight: Float[Tensor, "W 1"]
     is_known: Bool[Tensor, " W"]
-
-    def select(self, chosen: Bool[Tensor, " W"]) -> _Rows:
-        return _Rows(*(part[chosen] for part in self))
 
 
 @dataclass(frozen=True)
@@ -61,23 +51,23 @@ class _Reader:
     covariate_loc: Float[Tensor, " F"]
     covariate_scale: Float[Tensor, " F"]
 
-    def read(self, series: Int64[Tensor, " W"], cutoff: Int64[Tensor, " W"]) -> _Rows:
+    def read(self, series: Int64[Tensor, " W"], cutoff: Int64[Tensor, " W"]) -> _Windows:
         """Read all windows, a batch at a time."""
         length = self.store.context_length + self.store.horizon
         batch_size = max(1, VALUES_PER_BATCH // (length * (1 + len(self.covariate_loc))))
         parts = zip(series.split(batch_size), cutoff.split(batch_size), strict=True)
         batches = [self._read_batch(s, c) for s, c in parts]
-        return _Rows(*(torch.cat(part) for part in zip(*batches, strict=True)))
+        rows, *others = zip(*batches, strict=True)
+        return _Windows(Rows.joined(list(rows)), *(torch.cat(part) for part in others))
 
-    def _read_batch(self, series: Int64[Tensor, " B"], cutoff: Int64[Tensor, " B"]) -> _Rows:
+    def _read_batch(self, series: Int64[Tensor, " B"], cutoff: Int64[Tensor, " B"]) -> _Windows:
         window = self.store.gather(series, cutoff)
         inputs = ForecastInputs(*(part.to("cpu") for part in window.inputs))
         spread = self.spread[series][:, None]
         loc, scale = _window_scale(inputs.context.double(), inputs.observed_mask, spread)
         context = torch.where(inputs.observed_mask, (inputs.context.double() - loc) / scale, 0.0)
         mask = window.target_mask.to("cpu")
-        weight = torch.where(spread > 0.0, scale / spread, 1.0).clamp(max=MAX_ROW_WEIGHT)
-        return _Rows(
+        rows = Rows(
             features=torch.cat(
                 [
                     context[:, -MAX_CONTEXT_COLUMNS:].float(),
@@ -88,11 +78,9 @@ class _Reader:
             ),
             target=torch.where(mask, (window.target.to("cpu").double() - loc) / scale, 0.0).float(),
             target_mask=mask,
-            loc=loc,
-            scale=scale,
-            weight=weight.float(),
-            is_known=inputs.observed_mask.any(dim=1),
+            weight=row_weight(scale, spread).float(),
         )
+        return _Windows(rows, loc, scale, inputs.observed_mask.any(dim=1))
 
 
 @dataclass(frozen=True)
@@ -113,9 +101,9 @@ class LinearBaseline:
 
     def predict(self, series: Integer[np.ndarray, " W"], cutoff: Integer[np.ndarray, " W"]) -> Float[np.ndarray, "W H"]:
         """Forecast windows, in the unit of y; NaN where nothing of the context was observed."""
-        rows = self.reader.read(torch.from_numpy(series), torch.from_numpy(cutoff))
-        forecast = rows.loc + rows.scale * (rows.features.double() @ self.weights)
-        return torch.where(rows.is_known[:, None], forecast, torch.nan).float().numpy()
+        windows = self.reader.read(torch.from_numpy(series), torch.from_numpy(cutoff))
+        forecast = windows.loc + windows.scale * (windows.rows.features.double() @ self.weights)
+        return torch.where(windows.is_known[:, None], forecast, torch.nan).float().numpy()
 
 
 def fit_linear(
@@ -151,73 +139,22 @@ def fit_linear(
         covariate_loc=statistics.past_loc[:num_covariates].float(),
         covariate_scale=statistics.past_scale[:num_covariates].float(),
     )
-    num_wanted = _num_affordable(store, num_covariates, num_windows)
-    series, cutoff = _sample(TrainingWindows(store, splits), num_wanted, seed)
-    rows = reader.read(series, cutoff)
-    usable = rows.is_known & rows.target_mask.any(dim=1)
+    columns = min(store.horizon * num_covariates, MAX_COVARIATE_COLUMNS) + min(store.context_length, MAX_CONTEXT_COLUMNS)
+    series, cutoff = TrainingWindows(store, splits).spread(affordable_rows(columns, num_windows), seed)
+    rows, _, _, is_known = reader.read(series, cutoff)
+    usable = is_known & rows.target_mask.any(dim=1)
     if not usable.any():
         problem = Problem("no_training_windows", "linear baseline", "has no training window with observed values.")
         raise DataError([problem])
     rows, series, cutoff = rows.select(usable), series[usable], cutoff[usable]
     is_fit, is_tail = _split_tail(series, cutoff, torch.from_numpy(splits.train_end), store.horizon)
-    equations = _NormalEquations.of(rows.select(is_fit))
+    equations = NormalEquations.of(rows.select(is_fit))
     ridge = _choose_ridge(equations, rows.select(is_tail))
-    equations = equations.with_rows_of(_NormalEquations.of(rows.select(~is_fit)))
+    equations = equations.with_rows_of(NormalEquations.of(rows.select(~is_fit)))
     return LinearBaseline(reader, equations.solve(ridge), ridge, equations.num_rows)
 
 
-@dataclass(frozen=True)
-class _NormalEquations:
-    """Weighted least squares with a ridge; products in float32 by chunks, sums and solutions in float64."""
-
-    gram: Float64[Tensor, "K K"]
-    cross: Float64[Tensor, "K H"]
-    unit: float
-    num_rows: int
-    gaps: _Rows
-
-    @classmethod
-    def of(cls, rows: _Rows) -> _NormalEquations:
-        weighted = rows.features * rows.weight
-        return cls(
-            gram=_product(weighted, weighted),
-            cross=_product(weighted, rows.target * rows.weight),
-            unit=float((rows.weight.double() ** 2).sum()),
-            num_rows=len(rows.target),
-            gaps=rows.select(~rows.target_mask.all(dim=1)),
-        )
-
-    def with_rows_of(self, other: _NormalEquations) -> _NormalEquations:
-        """The equations of the rows of both."""
-        gaps = _Rows(*(torch.cat(parts) for parts in zip(self.gaps, other.gaps, strict=True)))
-        return _NormalEquations(
-            gram=self.gram + other.gram,
-            cross=self.cross + other.cross,
-            unit=self.unit + other.unit,
-            num_rows=self.num_rows + other.num_rows,
-            gaps=gaps,
-        )
-
-    def solve(self, ridge: float) -> Float64[Tensor, "K H"]:
-        penalty = torch.full((len(self.gram),), ridge * self.unit, dtype=torch.float64)
-        penalty[-1] = 1e-8 * self.unit  # the intercept is free; this keeps the matrix positive
-        factor = torch.linalg.cholesky(self.gram + torch.diag(penalty))
-        weights = torch.cholesky_solve(self.cross, factor)
-        for _ in range(FILL_ROUNDS if len(self.gaps.target) else 0):
-            guess = torch.where(self.gaps.target_mask, 0.0, self.gaps.features @ weights.float())
-            filled = _product(self.gaps.features, guess * self.gaps.weight**2)
-            weights = torch.cholesky_solve(self.cross + filled, factor)
-        return weights
-
-
-def _product(left: Float[Tensor, "W K"], right: Float[Tensor, "W J"]) -> Float64[Tensor, "K J"]:
-    total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64)
-    for a, b in zip(left.split(ROWS_PER_PRODUCT), right.split(ROWS_PER_PRODUCT), strict=True):
-        total += (a.T @ b).double()
-    return total
-
-
-def _choose_ridge(equations: _NormalEquations, tail: _Rows) -> float:
+def _choose_ridge(equations: NormalEquations, tail: Rows) -> float:
     if min(equations.num_rows, len(tail.target)) < MIN_ROWS_TO_CHOOSE:
         return DEFAULT_RIDGE
 
@@ -253,22 +190,6 @@ def _pool(covariates: Float[Tensor, "B H F"]) -> Float[Tensor, "B columns"]:
     if block == 1 or covariates.shape[2] == 0:
         return covariates.flatten(1)
     return avg_pool1d(covariates.transpose(1, 2), min(block, covariates.shape[1]), ceil_mode=True).flatten(1)
-
-
-def _num_affordable(store: WindowStore, num_covariates: int, wanted: int) -> int:
-    """Windows for which the normal equations stay quick, but at least twice as many as columns."""
-    columns = min(store.horizon * num_covariates, MAX_COVARIATE_COLUMNS)
-    columns += min(store.context_length, MAX_CONTEXT_COLUMNS)
-    return min(wanted, max(2 * columns, MULTIPLY_ADDS // columns**2))
-
-
-def _sample(windows: TrainingWindows, num_wanted: int, seed: int) -> tuple[Int64[Tensor, " W"], Int64[Tensor, " W"]]:
-    """Training windows, one drawn from each of `num_wanted` equal stretches; all of them where they are few."""
-    if windows.num_windows <= num_wanted:
-        return windows.locate(torch.arange(windows.num_windows))
-    generator = torch.Generator().manual_seed(seed)
-    place = torch.arange(num_wanted) + torch.rand(num_wanted, generator=generator, dtype=torch.float64)
-    return windows.locate((place * (windows.num_windows / num_wanted)).long().clamp(max=windows.num_windows - 1))
 
 
 def _training_spread(panel: Panel, train_end: Integer[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:

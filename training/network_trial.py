@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.forecaster import Forecaster, ScaledForecast
 from training.assembly import assemble, build_fit_data
-from training.config import ArchitectureName, TrainingConfig
+from training.config import TrainingConfig
 from training.data.mapping import SilentWatch, Watch
 from training.data.panel import Panel
 from training.data.splits import Splits
@@ -23,9 +23,8 @@ from training.optimizers import LearningRateSchedule, build_optimizer
 from training.shares import share_threads
 from training.validation_loss import ValidationLoss
 
-# Share of the budget that a candidate is tried with, and steps at most. A linear map is cheap, and slow to arrive; a large
-# network on few rows needs steps enough to show that it learns them by heart.
-BUDGETS: dict[ArchitectureName, tuple[float, int]] = {"segrnn": (0.5, 1000), "linear": (1.0, 2000)}
+# Steps of a trial at most.
+MAX_STEPS = 2000
 MAX_HELD_OUT_WINDOWS = 512
 SILENT_WATCH = SilentWatch()
 
@@ -82,9 +81,8 @@ def _mean(own: ScaledForecast, other: ScaledForecast, share: float) -> ScaledFor
 
 
 def trial_steps(config: TrainingConfig) -> int:
-    """Steps that a candidate is trained for."""
-    share, most = BUDGETS[config.model.network]
-    return min(most, max(1, int(share * config.fit.max_steps)))
+    """Steps that a candidate is trained for: all of its budget, within reason."""
+    return min(MAX_STEPS, config.fit.max_steps)
 
 
 def try_network(
@@ -109,7 +107,7 @@ def try_network(
     rates, norms = LearningRateSchedule(config.optimizer, fit.max_steps), GradientNorms(network)
     generator = torch.Generator().manual_seed(fit.seed)
     network.train()
-    watch.start(f"trying {model.network}, context {model.context_length}", fit.max_steps, "steps")
+    watch.start(f"trying {model.network}, context {model.context_length}, {fit.max_steps} steps", fit.max_steps, "steps")
     with share_threads(network, fit) as shares:
         try:
             for step in range(1, fit.max_steps + 1):

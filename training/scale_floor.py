@@ -1,4 +1,4 @@
-"""The smallest scale that the errors of a series are measured in."""
+"""How much a series varies, and the smallest scale that its errors are measured in."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ def series_scale_floor(panel: Panel, splits: Splits, scaled: bool) -> Tensor:
     Returns:
         One floor per series in the unit of `y`; 0 where there is none.
     """
-    floors = np.zeros(len(panel.ids), dtype=np.float64)
-    if scaled:
-        counts, sums, squares = _training_sums(panel, splits)
-        mean = sums / np.maximum(counts, 1)
-        floors = np.sqrt(np.maximum(squares / np.maximum(counts, 1) - mean**2, 0.0)) * SCALE_FLOOR_SHARE
-    return torch.from_numpy(floors)
+    if not scaled:
+        return torch.zeros(len(panel.ids), dtype=torch.float64)
+    return series_spread(panel, splits) * SCALE_FLOOR_SHARE
+
+
+def series_spread(panel: Panel, splits: Splits) -> Tensor:
+    """Standard deviation of each series over its training rows, in the unit of `y`; 0 where there are none."""
+    counts, sums, squares = _training_sums(panel, splits)
+    mean = sums / np.maximum(counts, 1)
+    return torch.from_numpy(np.sqrt(np.maximum(squares / np.maximum(counts, 1) - mean**2, 0.0)))
 
 
 def _training_sums(panel: Panel, splits: Splits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from training.data.panel import build_panel
 from training.data.splits import build_splits
 from training.data.windows import WindowStore
 from training.linear_baseline import fit_linear
+from training.ridge import NormalEquations, Rows
 
 CONTEXT, HORIZON, TEST = 12, 4, 24
 
@@ -106,8 +107,7 @@ def _rows(rng, windows, mask_share):
     target = torch.from_numpy(rng.normal(0, 1, (windows, 3))).float() + features[:, :3]
     mask = torch.from_numpy(rng.random((windows, 3)) >= mask_share)
     weight = torch.from_numpy(rng.uniform(0.2, 2, (windows, 1))).float()
-    blank = torch.zeros(windows, 1, dtype=torch.float64)
-    return linear_baseline._Rows(features, torch.where(mask, target, 0.0), mask, blank, blank, weight, mask[:, 0])
+    return Rows(features, torch.where(mask, target, 0.0), mask, weight)
 
 
 def _slow_ridge(rows, ridge):
@@ -129,7 +129,7 @@ def test_closed_form_equals_least_squares(ridge):
     """Normal equations added up from two parts, in chunks, give the ridge solution of a least-squares solver."""
     rows = _rows(np.random.default_rng(2), 5000, mask_share=0.0)
     first = torch.arange(5000) < 1234
-    parts = [linear_baseline._NormalEquations.of(rows.select(chosen)) for chosen in (first, ~first)]
+    parts = [NormalEquations.of(rows.select(chosen)) for chosen in (first, ~first)]
     weights = parts[0].with_rows_of(parts[1]).solve(ridge).numpy()
     np.testing.assert_allclose(weights, _slow_ridge(rows, ridge), atol=2e-5)
 
@@ -137,7 +137,7 @@ def test_closed_form_equals_least_squares(ridge):
 def test_missing_targets_do_not_pull_towards_zero():
     """With a fifth of the targets missing, the solution is that of the observed ones, not one with zeros in it."""
     rows = _rows(np.random.default_rng(3), 5000, mask_share=0.2)
-    weights = linear_baseline._NormalEquations.of(rows).solve(1e-3).numpy()
+    weights = NormalEquations.of(rows).solve(1e-3).numpy()
     np.testing.assert_allclose(weights, _slow_ridge(rows, 1e-3), atol=1e-3)
 
 

@@ -18,7 +18,7 @@ from training.config import TrainingConfig, build_config
 from training.data.panel import Panel, build_panel
 from training.data.splits import build_splits
 from training.network_choice import choose_network
-from training.network_trial import BUDGETS, Trial, trial_steps, try_network
+from training.network_trial import Trial, trial_steps, try_network
 from training.validation_loss import ValidationLoss
 
 CPU = torch.device("cpu")
@@ -108,9 +108,16 @@ def test_the_recurrent_network_is_taken_where_it_forecasts_held_out_rows_better(
     assert need is not None
 
 
-def test_the_linear_map_is_taken_where_the_recurrent_network_learns_by_heart() -> None:
+def two_waves(length: int = 600) -> Panel:
+    """They obey a linear recurrence, which a regression finds and a network comes near to."""
+    rng, t = np.random.default_rng(2), np.arange(length)
+    waves = 10 * np.sin(2 * np.pi * t / 7.3) + 4 * np.sin(2 * np.pi * t / 3.1)
+    return panel_of(waves + 0.1 * rng.standard_normal(length), (rng.random(length) < 0.5).astype(float))
+
+
+def test_the_linear_map_is_taken_where_it_forecasts_as_well() -> None:
     """And what the user wrote stays."""
-    config, notes, _ = choose_network(configuration(learning_rate=0.002), noise(), CPU)
+    config, notes, _ = choose_network(configuration(learning_rate=0.002), two_waves(), CPU)
     assert (config.model.architecture, config.optimizer.learning_rate) == ("linear", 0.002)
     assert "forecasts as well as what has more to learn" in notes[0]
 
@@ -155,13 +162,61 @@ def test_a_fit_that_breaks_has_lost() -> None:
     assert try_network(config, panel, splits, CPU).loss == np.inf
 
 
-def test_a_trial_is_a_share_of_the_budget() -> None:
-    """At least a step, and no more however large the budget is; the cheap one has the whole."""
-    steps = [
-        [trial_steps(build_config({"model": {"architecture": name}, "fit": {"max_steps": budget}})) for name in BUDGETS]
-        for budget in (1, 100, 2000, 50_000)
-    ]
-    assert steps == [[1, 1], [50, 100], [1000, 2000], [1000, 2000]]
+@pytest.mark.parametrize(
+    ("budget", "losses", "chosen"),
+    [
+        (2000, {500: 3.0, 1000: 2.0, 2000: 1.0}, 2000),
+        (2000, {500: 3.0, 1000: 2.0, 2000: 2.5}, 1000),
+        (2000, {500: 2.0, 1000: 3.0, 250: 2.5}, 500),
+        (2000, {500: 2.0, 1000: 2.0, 250: 1.5, 125: 1.8}, 250),
+        (2000, {500: 2.0, 1000: 3.0, 250: 1.5, 125: 1.2}, 125),
+        (50_000, {500: 3.0, 1000: 2.0, 2000: 1.0}, 50_000),  # a trial has 2,000 at most
+        (50_000, {500: 3.0, 1000: 2.0, 2000: 2.5}, 1000),
+        (399, {399: 1.0}, 399),  # a quarter of it is no budget
+        (1, {1: 1.0}, 1),
+    ],
+)
+def test_the_recurrent_network_gets_the_budget_that_held_out_rows_ask_for(
+    monkeypatch: pytest.MonkeyPatch, budget: int, losses: dict[int, float], chosen: int
+) -> None:
+    """From a quarter and a half on, as long as the loss falls; every budget tried once, and said if it is not the whole."""
+    tried: list[int] = []
+
+    def loss(config: TrainingConfig, *_: object) -> float:
+        if config.model.architecture == "linear":
+            return 9.0
+        tried.append(trial_steps(config))
+        return losses[tried[-1]]
+
+    monkeypatch.setattr(network_choice, "try_network", lambda *given: judged(loss(*given)))
+    tree = configuration().model_dump(by_alias=True, exclude_unset=True)
+    tree["fit"]["max_steps"] = budget
+    config, notes, _ = choose_network(build_config(tree), noise(), CPU)
+    assert config.fit.max_steps == chosen
+    assert sorted(tried) == sorted(losses)
+    said = [note for note in notes if note.startswith("fit.max_steps")]
+    assert said == ([] if chosen == budget else said[:1])
+    assert bool(said) is (chosen != budget)
+    if said:
+        assert said[0].startswith(f"fit.max_steps = {chosen} (loss on held-out training rows {losses[chosen]:.4g} against ")
+
+
+def test_no_budget_is_tried_that_the_warm_up_would_fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schedule needs steps after it."""
+    tried: list[int] = []
+
+    def trial(config: TrainingConfig, *_: object) -> Trial:
+        tried.append(config.fit.max_steps)
+        return judged(1.0)
+
+    monkeypatch.setattr(network_choice, "try_network", trial)
+    tree = configuration(warmup_steps=150).model_dump(by_alias=True, exclude_unset=True)
+    choose_network(build_config(tree), noise(), CPU)
+    assert tried == [200, 400, 800]  # the last is the linear map
+    tried.clear()
+    tree["optimizer"]["warmup_steps"] = 200
+    choose_network(build_config(tree), noise(), CPU)
+    assert tried == [800, 800]
 
 
 def test_a_tie_goes_to_the_linear_map_from_the_last_value_unless_the_scaler_is_set_or_a_likelihood_compared(
@@ -228,17 +283,18 @@ def test_the_linear_map_does_not_look_back_over_half_of_a_series_nor_past_what_w
     seen: list[int | None] = []
 
     def loss(config: TrainingConfig, *_: object) -> float:
-        seen.append(config.model.context_length)
-        return 1.0 / len(seen)
+        if config.model.architecture == "linear":
+            seen.append(config.model.context_length)
+        return 1.0 / (1 + len(seen))
 
     monkeypatch.setattr(network_choice, "try_network", lambda *given: judged(loss(*given)))
     tree = configuration().model_dump(by_alias=True, exclude_unset=True)
     tree["data"]["season_length"] = 1
     choose_network(build_config(tree | {"model": {"horizon": HORIZON, "context_length": 12}}), noise(120), CPU)
-    assert seen == [12, 12]
+    assert seen == [12]
     seen.clear()
     choose_network(build_config(tree | {"model": {"horizon": HORIZON}}), noise(60), CPU)
-    assert seen == [16, 16]
+    assert seen == [16]
 
 
 @pytest.mark.parametrize(("rows", "context"), [(639, 16), (640, 32)])

@@ -209,6 +209,14 @@ class TrainingWindows:
         series = torch.searchsorted(self._ends, number, right=True)
         return series, number + self._shift[series]
 
+    def spread(self, num_wanted: int, seed: int = 0) -> tuple[Int64[Tensor, " B"], Int64[Tensor, " B"]]:
+        """Series and cutoff of windows, one drawn from each of as many equal stretches; of all where they are few."""
+        if self.num_windows <= num_wanted:
+            return self.locate(torch.arange(self.num_windows))
+        generator = torch.Generator().manual_seed(seed)
+        place = torch.arange(num_wanted) + torch.rand(num_wanted, generator=generator, dtype=torch.float64)
+        return self.locate((place * (self.num_windows / num_wanted)).long().clamp(max=self.num_windows - 1))
+
 
 def validation_cutoffs(splits: Splits, max_windows: int = 1024) -> tuple[Int64[Tensor, " W"], Int64[Tensor, " W"]]:
     """Windows whose target lies inside the validation rows: a fixed selection, spread evenly over series and time.
