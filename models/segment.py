@@ -18,7 +18,7 @@ from models.config import LinearConfig, SegRNNConfig
 from models.decoders import STEP_FEATURES
 from models.forecaster import ForecastInputs, ForecastPart, RecurrentForecaster, ScaledForecast
 from models.initialization import LayerWeights, RecurrentLayer, layer_weights
-from models.linear import LinearForecaster, LinearReading
+from models.linear import LinearForecaster, LinearReading, horizon_covariates
 from models.recurrent import RecurrentEncoder
 from models.skip import LinearSkip, last_observed
 
@@ -168,17 +168,15 @@ class SegmentForecaster(RecurrentForecaster):
         """What the linear map reads, where there is one."""
         standardised, window = self.standardise(inputs)
         distance, last = _from_last(_newest(standardised, self.config.linear_steps))
-        return LinearReading(distance, window.loc + last * window.scale, window.scale)
+        return LinearReading(distance, window.loc + last * window.scale, window.scale, horizon_covariates(standardised))
 
     def _predict_recurrent(self, inputs: ForecastInputs, truncation_steps: int | None) -> Float[Tensor, "B H K"]:
         """Encode segment by segment, decode all segments of the horizon at once."""
         updates = None if truncation_steps is None else -(-truncation_steps // self.config.segment_length)
         encoded = self.encoder(self.encoder_inputs(inputs), truncation_steps=updates)
-        static = inputs.static_covariates[:, None].expand(-1, self.config.horizon, -1)
-        channels: tuple[Tensor, ...] = (inputs.future_covariates, static)
+        covariates = horizon_covariates(inputs)
         if self.skip is not None:
-            channels += (self.skip(inputs.context, inputs.observed_mask)[..., None],)
-        covariates = torch.cat(channels, dim=-1)
+            covariates = torch.cat((covariates, self.skip(inputs.context, inputs.observed_mask)[..., None]), dim=-1)
         top = layer_weights(cast("RecurrentLayer", self.encoder.layers[-1]))
         return self.output.constrain(self.decoder(encoded.states[-1][0][-1], top, covariates))
 

@@ -227,7 +227,7 @@ class FitConfig(_Section):
     """The training loop."""
 
     max_steps: int = Field(default=2000, ge=1)
-    """Optimizer steps at most."""
+    """Optimizer steps at most; where the network is chosen, as many of them as held-out training rows ask for."""
     batch_size: int = Field(default=64, ge=1)
     """Windows per step."""
     loss: LossName = "auto"

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-from models.config import LinearConfig
 from models.heads import DistributionOutput, PointOutput, QuantileOutput
 from models.linear import LinearForecaster
 from training import linear_start
@@ -140,8 +139,15 @@ def test_a_distribution_starts_as_before() -> None:
     assert torch.equal(forecaster.decoder.weight, torch.full_like(forecaster.decoder.weight, 1 / CONTEXT))
 
 
-def test_covariates_start_without_effect() -> None:
-    """A map of random size would spoil a start that is right."""
-    network = LinearForecaster(LinearConfig(context_length=4, horizon=2, num_past_covariates=1, num_future_covariates=1))
-    assert network.covariates is not None
-    assert torch.count_nonzero(network.covariates.weight) == 0
+@pytest.mark.parametrize("effect", [0.0, 3.0])
+def test_what_a_covariate_adds_is_known_before_the_first_step(effect: float) -> None:
+    """Where nothing else can be known: that many units of y for a standard deviation of the column."""
+    rng, t = np.random.default_rng(1), np.arange(400)
+    x, noise = rng.standard_normal((2, 400))
+    frame = pd.DataFrame({"unique_id": "a", "ds": t, "y": 50 + effect * x + 0.1 * noise, "x": 7 + 2 * x})
+    linear = assembled(build_panel(frame, configuration().data, horizon=HORIZON), scaler="none").forecaster
+    assert isinstance(linear, LinearForecaster)
+    assert linear.covariates is not None
+    weight = linear.covariates.weight[:, 0].detach()
+    assert weight[2] == pytest.approx(effect * x[:368].std(), rel=0.15, abs=0.02)
+    assert torch.count_nonzero(weight) == 1

@@ -165,21 +165,23 @@ def test_a_fit_that_breaks_has_lost() -> None:
 @pytest.mark.parametrize(
     ("budget", "losses", "chosen"),
     [
-        (2000, {500: 3.0, 1000: 2.0, 2000: 1.0}, 2000),
-        (2000, {500: 3.0, 1000: 2.0, 2000: 2.5}, 1000),
-        (2000, {500: 2.0, 1000: 3.0, 250: 2.5}, 500),
-        (2000, {500: 2.0, 1000: 2.0, 250: 1.5, 125: 1.8}, 250),
-        (2000, {500: 2.0, 1000: 3.0, 250: 1.5, 125: 1.2}, 125),
-        (50_000, {500: 3.0, 1000: 2.0, 2000: 1.0}, 50_000),  # a trial has 2,000 at most
-        (50_000, {500: 3.0, 1000: 2.0, 2000: 2.5}, 1000),
-        (399, {399: 1.0}, 399),  # a quarter of it is no budget
+        (2000, {250: 4.0, 500: 3.0, 1000: 2.0, 2000: 1.0}, 2000),
+        (2000, {250: 4.0, 500: 3.0, 1000: 2.0, 2000: 2.5}, 1000),
+        (2000, {250: 4.0, 500: 2.0, 1000: 3.0}, 500),
+        (2000, {250: 1.0, 500: 3.0, 1000: 2.0, 125: 2.0}, 250),
+        (2000, {250: 1.5, 500: 2.0, 1000: 3.0, 125: 1.2}, 125),
+        (50_000, {250: 4.0, 500: 3.0, 1000: 2.0, 2000: 1.0}, 50_000),  # a trial has 2,000 at most
+        (50_000, {250: 4.0, 500: 3.0, 1000: 2.0, 2000: 2.5}, 1000),
+        (800, {100: 1.0, 200: 2.0, 400: 3.0}, 100),  # half of it is no budget
+        (300, {150: 2.0, 300: 1.0}, 300),
+        (199, {199: 1.0}, 199),
         (1, {1: 1.0}, 1),
     ],
 )
 def test_the_recurrent_network_gets_the_budget_that_held_out_rows_ask_for(
     monkeypatch: pytest.MonkeyPatch, budget: int, losses: dict[int, float], chosen: int
 ) -> None:
-    """From a quarter and a half on, as long as the loss falls; every budget tried once, and said if it is not the whole."""
+    """An eighth to a half, then half of the first or the whole if those are best; each tried once, and said if not the whole."""
     tried: list[int] = []
 
     def loss(config: TrainingConfig, *_: object) -> float:
@@ -214,7 +216,7 @@ def test_no_budget_is_tried_that_the_warm_up_would_fill(monkeypatch: pytest.Monk
     choose_network(build_config(tree), noise(), CPU)
     assert tried == [200, 400, 800]  # the last is the linear map
     tried.clear()
-    tree["optimizer"]["warmup_steps"] = 200
+    tree["optimizer"]["warmup_steps"] = 400
     choose_network(build_config(tree), noise(), CPU)
     assert tried == [800, 800]
 
@@ -343,7 +345,9 @@ def test_the_mean_of_both_is_taken_where_it_is_clearly_better(monkeypatch: pytes
         (0.80, (0.700, 0.713, 0.75), 1.00, "segrnn", 0.5),  # nearly as low, and closer to a half
         (0.80, (0.700, 0.715, 0.75), 1.00, "segrnn", 0.25),
         (0.80, (0.795, 0.805, 0.90), 1.00, "segrnn", 0.25),  # nearly as low, but not lower than without it
-        (0.96, (0.80, 0.70, 0.80), 1.00, "linear", 0.0),  # where the map is as good it is taken alone
+        (0.96, (0.80, 0.70, 0.80), 1.00, "segrnn", 0.5),  # where the map is as good, if it is lower than the map's
+        (0.96, (0.97, 1.00, 1.01), 1.00, "segrnn", 0.25),
+        (0.96, (1.00, 1.00, 1.01), 1.00, "linear", 0.0),
     ],
 )
 def test_the_share_of_a_mean(
