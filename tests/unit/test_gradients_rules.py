@@ -263,6 +263,15 @@ def test_a_remedy_that_changes_the_optimizer_is_a_configuration_that_loads() -> 
     assert load_config(None, [], flags).optimizer.name == "adamw"
 
 
+@pytest.mark.parametrize(("rate", "asked"), [(3.0, 0.005), (0.003, 0.001)])
+def test_steps_that_are_too_large_are_made_smaller(rate: float, asked: float) -> None:
+    """The usual rate, unless that would be larger than the one at fault."""
+    settings = {"optimizer.learning_rate": rate, "optimizer.name": "adam"}
+    found = fault(conclude(evidence(BAD, settings=settings), readings(update_ratio__head=[0.9] * 50)))
+    assert found.rule == "update_ratio"
+    assert found.remedies[0].set["optimizer.learning_rate"] == pytest.approx(asked)
+
+
 def test_memory_built_too_late_is_a_vanished_gradient_all_the_same() -> None:
     """It reaches at the end, began with nothing, and the model uses less of the past than a linear one."""
     series = {"grad_reach__ratio_at_need": [1e-30, 0.2, 0.3, 0.3, 0.3, 0.3]}

@@ -63,24 +63,28 @@ def test_context_covers_the_need_and_initialization_reaches_it(delayed: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("architecture", "need", "expected"),
+    ("architecture", "need", "skip", "expected"),
     [
-        ("lstm", 8, "torch"),  # reached without any change
-        ("lstm", 60, "chrono"),  # beyond a forget bias of 1
-        ("gru", 60, "chrono"),
-        ("rnn", 60, "orthogonal"),  # none reaches: the farthest
-        ("linear", 60, "torch"),  # no recurrence
+        ("lstm", 8, "none", "torch"),  # reached without any change
+        ("lstm", 60, "none", "chrono"),  # beyond a forget bias of 1
+        ("gru", 60, "none", "chrono"),
+        ("gru", 60, "linear", "forget_bias"),  # the skip sees as far as chrono would
+        ("rnn", 60, "none", "orthogonal"),  # none reaches: the farthest
+        ("linear", 60, "none", "torch"),  # no recurrence
     ],
 )
-def test_the_smallest_change_that_reaches_is_chosen(delayed: Path, architecture: str, need: int, expected: str) -> None:
+def test_the_smallest_change_that_reaches_is_chosen(
+    delayed: Path, architecture: str, need: int, skip: str, expected: str
+) -> None:
     """Reach is not accuracy: never more of it than the need asks for."""
     config = config_for(
-        delayed, f"model.architecture={architecture}", f"gradients.need_steps={need}", "model.context_length=64"
-    )
+        delayed, f"model.architecture={architecture}", f"gradients.need_steps={need}", "model.context_length=64",
+        f"model.skip={skip}",
+    )  # fmt: skip
     prepared = prepare(config)
     assert prepared.config.model.initialization == expected
     note = next(note for note in prepared.notes if note.startswith("model.initialization"))
-    assert ("none reaches it" in note) == (architecture == "rnn")
+    assert ("none reaches it" in note) == (architecture == "rnn" or skip == "linear")
 
 
 def test_what_the_user_wrote_stays(delayed: Path) -> None:
@@ -222,7 +226,7 @@ def test_a_window_shorter_than_the_need_is_said_first(delayed: Path) -> None:
 
 def test_a_start_that_reaches_needs_no_change(delayed: Path) -> None:
     """No alternatives, and the share that arrives is named."""
-    found = preflight(prepare(config_for(delayed, "gradients.need_steps=60", "model.context_length=64")))
+    found = preflight(prepare(config_for(delayed, "gradients.need_steps=60", "model.context_length=64", "model.skip=none")))
     assert found.reaches
     assert found.alternatives == ()
     assert "reaches there at its start" in found.headline

@@ -94,6 +94,8 @@ def update_ratio(case: Case) -> list[Finding]:
     where = name.removeprefix("update_ratio/")
     message = f"a step moves the weights of {where} by {value:.2g} of their size: the rate of {rate:g} is too {words}"
     remedy = Remedy(why=f"a rate that adaptive optimizers usually train with, {GOOD_RATE:g}", set=usual_rate(case))
+    if words == "high" and rate <= GOOD_RATE:
+        remedy = Remedy(why="smaller steps", set=usual_rate(case) | {"optimizer.learning_rate": rate / 3})
     return [case.finding("update_ratio", where, value, threshold, message, [remedy])]
 
 
