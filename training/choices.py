@@ -66,7 +66,7 @@ def resolve_choices(config: TrainingConfig, panel: Panel) -> Choices:
     chosen.choose("model.context_length", *_context_length(chosen.config(), panel, need, season, horizon))
     if config.model.architecture == "segrnn":
         chosen.choose("model.segment_length", *_segment_length(season, horizon))
-    chosen.choose("optimizer.schedule", "one_cycle", f"for a budget of {config.fit.max_steps} steps")
+    chosen.choose("optimizer.schedule", "one_cycle", "for a budget of fixed length")
     chosen.choose("tracking.model_name", model_name(config.data.path), "from the data file")
     if config.model.architecture != "linear":
         chosen.choose("model.skip", *_skip(config))

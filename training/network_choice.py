@@ -95,7 +95,7 @@ def choose_network(
     means = _means(recurrent, linears) if choices.config.model.head in SHARED_HEADS else []
     chosen = _best(recurrent, linear, means)
     candidates = {f"of {RECURRENT}": recurrent.trial.loss, f"of {LINEAR}": linear.trial.loss}
-    if means:
+    if means and chosen in (recurrent, linear):
         candidates["of the best mean of both"] = min(mean.trial.loss for mean in means)
     others = ", ".join(f"{loss:.4g} {whose}" for whose, loss in candidates.items() if loss != chosen.trial.loss)
     return _say(chosen.choices, f"loss on held-out training rows {chosen.trial.loss:.4g}; {others}")

@@ -129,15 +129,19 @@ def mark_need(axis: Axes, need: int | None, lags: list[int], unit: Unit | None) 
     """A line at the need with its words; without a unit only a mark above."""
     if need is None:
         return
-    inside = need <= lags[-1]
+    inside = lags[0] <= need <= lags[-1]
     if inside and unit is not None:
         axis.axvline(need, color=VERMILION, linewidth=1.5)
     elif inside:
         # A line would cross out the number in the cell.
         axis.plot([need], [1.0], marker="v", color=VERMILION, transform=axis.get_xaxis_transform(), clip_on=False)
     if unit is not None:
-        words = f"your need: {unit.count(need)}" + ("" if inside else ", outside of what is shown →")
-        name_line(axis, min(need, lags[-1]), words, VERMILION, 0.95, lags[-1], lags[0])
+        words = f"your need: {unit.count(need)}"
+        if need > lags[-1]:
+            words += ", outside of what is shown →"
+        elif need < lags[0]:  # of a network that reads segments
+            words = f"← {words}, nearer than what is shown"
+        name_line(axis, min(max(need, lags[0]), lags[-1]), words, VERMILION, 0.95, lags[-1], lags[0])
 
 
 def name_line(

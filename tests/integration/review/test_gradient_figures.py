@@ -118,6 +118,17 @@ def test_a_need_outside_of_the_context_is_said():
     assert "your need: 500 hours, outside of what is shown →" in texts_of(axis)
 
 
+def test_a_need_nearer_than_the_first_segment_is_said():
+    """Words left of the panel would push it out of its own picture."""
+    readings = Readings()
+    readings.add(1, {f"jacobian/gru.0@{lag}": 1.0 for lag in (24, 48, 96)})
+    axis = plot_lag_curves(readings, 2, unit=HOUR).axes[0]
+    words = next(text for text in axis.texts if "nearer" in text.get_text())
+    assert words.get_text() == "← your need: 2 hours, nearer than what is shown"
+    assert words.xy[0] == 24
+    assert not any(list(line.get_xdata()) == [2, 2] for line in axis.get_lines())
+
+
 def test_strange_ratios_are_drawn_without_complaint():
     """Zero, infinity and lags that were not measured at a step neither warn nor fail."""
     readings = Readings()
