@@ -120,7 +120,8 @@ def _best(recurrent: _Tried, linear: _Tried, means: Sequence[_Tried]) -> _Tried:
 def _try_recurrent(choices: Choices, tried: Callable[[Choices], _Tried]) -> _Tried:
     """The recurrent network with the budget that held-out rows ask for; said aloud if that is not the whole.
 
-    Shares of the budget first, then half of the shortest or the whole where those are best.
+    Shares of the budget first, then half of the shortest or the whole where those are best. The next longer than the best is
+    taken if chance explains what it is worse by: the fit has more rows than the trial had, and is asked nearer to their end.
     """
     config, whole = choices.config, trial_steps(choices.config)
     fewest = max(FEWEST_STEPS, config.optimizer.warmup_steps + 1)
@@ -139,11 +140,14 @@ def _try_recurrent(choices: Choices, tried: Callable[[Choices], _Tried]) -> _Tri
         tries.append(tried(choices))
     elif best is tries[0] and best.steps // 2 >= fewest:
         tries.append(tried_with(best.steps // 2))
-    best, next_best = sorted(tries, key=lambda one: one.trial.loss)[:2]
+    tries.sort(key=lambda one: one.steps)
+    lowest = min(tries, key=lambda one: one.trial.loss)
+    following = tries[tries.index(lowest) + 1 :][:1]
+    best = next((one for one in following if not one.trial.is_clearly_worse_than(lowest.trial)), lowest)
     if best.choices is choices:
         return best
-    found = f"loss on held-out training rows {best.trial.loss:.4g} against {next_best.trial.loss:.4g} after {next_best.steps}"
-    notes = (f"fit.max_steps = {best.steps} ({found})", *best.choices.notes)
+    losses = ", ".join(f"{one.trial.loss:.4g} after {one.steps}" for one in tries)
+    notes = (f"fit.max_steps = {best.steps} (loss on held-out training rows {losses})", *best.choices.notes)
     return best._replace(choices=best.choices._replace(notes=notes))
 
 

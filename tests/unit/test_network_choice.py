@@ -197,7 +197,27 @@ def test_the_recurrent_network_gets_the_budget_that_held_out_rows_ask_for(
     assert said == ([] if chosen == budget else said[:1])
     assert bool(said) is (chosen != budget)
     if said:
-        assert said[0].startswith(f"fit.max_steps = {chosen} (loss on held-out training rows {losses[chosen]:.4g} against ")
+        found = ", ".join(f"{losses[steps]:.4g} after {steps}" for steps in sorted(losses))
+        assert said == [f"fit.max_steps = {chosen} (loss on held-out training rows {found})"]
+
+
+def test_the_next_longer_budget_is_taken_if_chance_explains_that_it_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Higher by the same on average, once in every window, once in one of them."""
+
+    def chosen(of_longer: list[float]) -> int:
+        def trial(config: TrainingConfig, *_: object) -> Trial:
+            total = {200: [1.0] * 4, 400: of_longer}.get(trial_steps(config), [3.0] * 4)
+
+            def judge(_forecasts: Sequence[ScaledForecast]) -> ValidationLoss:
+                return ValidationLoss(torch.tensor(total, dtype=torch.float64), torch.ones(4, dtype=torch.float64))
+
+            return Trial(judge([]), (forecast(0.0),), judge, 4)
+
+        monkeypatch.setattr(network_choice, "try_network", trial)
+        return choose_network(configuration(), noise(), CPU).config.fit.max_steps
+
+    assert chosen([1.11, 1.12, 1.13, 1.12]) == 200
+    assert chosen([1.48, 1.0, 1.0, 1.0]) == 400
 
 
 def test_no_budget_is_tried_that_the_warm_up_would_fill(monkeypatch: pytest.MonkeyPatch) -> None:
