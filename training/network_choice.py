@@ -29,9 +29,8 @@ RECURRENT: ArchitectureName = "segrnn"
 LINEAR: ArchitectureName = "linear"
 # Windows measured from their last value suit series that drift (Zeng et al. 2023, 2205.13504, for the linear map).
 FROM_LAST: ScalerName = "last"
-# Share of the training rows of a series that is held out, at its end, and horizons at most: the farther from what was trained on,
-# the more is held against a network that a fit does not do, which forecasts from the end of its rows on.
-TAIL_SHARE, TAIL_HORIZONS = 0.15, 30
+# Share of the training rows of a series that is held out, at its end.
+TAIL_SHARE = 0.15
 # The recurrent network is tried with no fewer steps: with less the rate of its schedule hardly rises before it falls.
 FEWEST_STEPS = 100
 # Parts of the budget that are always tried; losses of neighbours differ by chance, so two would not show which way is down.
@@ -209,8 +208,7 @@ def _hold_out(splits: Splits) -> Splits:
     Raises:
         DataError: If no series can spare any.
     """
-    share = np.ceil(TAIL_SHARE * splits.train_end).astype(np.int64)
-    tail = np.clip(share, splits.horizon, TAIL_HORIZONS * splits.horizon)
+    tail = np.maximum(np.ceil(TAIL_SHARE * splits.train_end).astype(np.int64), splits.horizon)
     spared = splits.train_end - tail
     held = replace(splits, train_end=np.where(spared > splits.horizon, spared, splits.train_end), val_end=splits.train_end)
     validation_cutoffs(held, 1)

@@ -128,14 +128,6 @@ def test_what_selects_and_tests_later_is_not_looked_at() -> None:
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize(("rows", "held_out"), [(400, 60), (1600, 240), (5000, 240), (40, 8)])
-def test_a_share_of_the_training_rows_is_held_out_but_no_more_than_thirty_horizons(rows: int, held_out: int) -> None:
-    """At least one horizon; far from what was trained on, more is held against a network than it will be asked for."""
-    splits = build_splits(noise(rows + 10), HORIZON, 8, 2)
-    held = network_choice._hold_out(splits)
-    assert (held.val_end[0], held.val_end[0] - held.train_end[0]) == (rows, held_out)
-
-
 def test_without_training_and_with_too_few_rows_it_is_the_recurrent_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither is a comparison, and the note says which."""
     monkeypatch.setattr(network_choice, "try_network", lambda *_: pytest.fail("trained"))
