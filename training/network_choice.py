@@ -37,7 +37,8 @@ FEWEST_STEPS = 100
 BUDGET_PARTS = (8, 4, 2)
 # Contexts tried with the linear map, times the usual one: on sea temperatures four times as far took MASE from 1.07 to 0.76.
 LONGER_CONTEXTS = (2, 4)
-# What has more to learn by heart must be lower by this factor: a longer context, and the network where a mean cannot be had.
+# What has more to learn by heart must be lower by this factor: a longer context, and the network where a mean cannot be had. A
+# loss that another is not below by this factor is nearly as good.
 CLEARLY_LOWER = 0.95
 # Shares of the linear map in a mean with the recurrent network. Equal ones are hard to beat (Stock & Watson 2004,
 # doi:10.1002/for.928).
@@ -120,7 +121,7 @@ def _try_recurrent(choices: Choices, tried: Callable[[Choices], _Tried]) -> _Tri
     """The recurrent network with the budget that held-out rows ask for; said aloud if that is not the whole.
 
     Shares of the budget first, then half of the shortest or the whole where those are best. The next longer than the best is
-    taken if chance explains what it is worse by: the fit has more rows than the trial had, and is asked nearer to their end.
+    taken if it is nearly as good: the fit has more rows than the trial had, and is asked nearer to their end.
     """
     config, whole = choices.config, trial_steps(choices.config)
     fewest = max(FEWEST_STEPS, config.optimizer.warmup_steps + 1)
@@ -142,12 +143,17 @@ def _try_recurrent(choices: Choices, tried: Callable[[Choices], _Tried]) -> _Tri
     tries.sort(key=lambda one: one.steps)
     lowest = min(tries, key=lambda one: one.trial.loss)
     following = tries[tries.index(lowest) + 1 :][:1]
-    best = next((one for one in following if not one.trial.is_clearly_worse_than(lowest.trial)), lowest)
+    best = next((one for one in following if _is_as_good(one.trial, lowest.trial)), lowest)
     if best.choices is choices:
         return best
     losses = ", ".join(f"{one.trial.loss:.4g} after {one.steps}" for one in tries)
     notes = (f"fit.max_steps = {best.steps} (loss on held-out training rows {losses})", *best.choices.notes)
     return best._replace(choices=best.choices._replace(notes=notes))
+
+
+def _is_as_good(trial: Trial, other: Trial) -> bool:
+    """Whether its loss is higher by little, and chance explains it."""
+    return CLEARLY_LOWER * trial.loss < other.loss and not trial.is_clearly_worse_than(other)
 
 
 def _try_linear(config: TrainingConfig, panel: Panel, tried: Callable[[Choices], _Tried]) -> list[_Tried]:

@@ -193,8 +193,8 @@ def test_the_recurrent_network_gets_the_budget_that_held_out_rows_ask_for(
         assert said == [f"fit.max_steps = {chosen} (loss on held-out training rows {found})"]
 
 
-def test_the_next_longer_budget_is_taken_if_chance_explains_that_it_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Higher by the same on average, once in every window, once in one of them."""
+def test_the_next_longer_budget_is_taken_if_it_is_nearly_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Higher by 4 % on average, once in every window, once in one of them; and by 12 % in one of them."""
 
     def chosen(of_longer: list[float]) -> int:
         def trial(config: TrainingConfig, *_: object) -> Trial:
@@ -208,8 +208,9 @@ def test_the_next_longer_budget_is_taken_if_chance_explains_that_it_is_worse(mon
         monkeypatch.setattr(network_choice, "try_network", trial)
         return choose_network(configuration(), noise(), CPU).config.fit.max_steps
 
-    assert chosen([1.11, 1.12, 1.13, 1.12]) == 200
-    assert chosen([1.48, 1.0, 1.0, 1.0]) == 400
+    assert chosen([1.03, 1.04, 1.05, 1.04]) == 200
+    assert chosen([1.16, 1.0, 1.0, 1.0]) == 400
+    assert chosen([1.48, 1.0, 1.0, 1.0]) == 200
 
 
 def test_no_budget_is_tried_that_the_warm_up_would_fill(monkeypatch: pytest.MonkeyPatch) -> None:
